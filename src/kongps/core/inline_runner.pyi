@@ -1,0 +1,3 @@
+from kongps.core.dispatch import Runner
+
+class InlineRunner(Runner): ...

@@ -1,0 +1,3 @@
+from typing import Final
+
+PHASE_NAMES: Final[tuple[str, ...]]

@@ -1,0 +1,92 @@
+"""Instances, events, phases and handlers: from a call to a plugin's code and back.
+
+Dispatch knows protocols only as something that takes answers, and where a handler runs only as a
+``Runner``.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint64_t
+
+from kongps.core.function cimport Function
+from kongps.core.protocol cimport Call, Protocol
+
+
+cdef class Instance:
+    """A plugin's object for one configuration."""
+    cdef readonly int64_t id
+    cdef readonly object plugin
+    cdef readonly object config       # as Kong sent it, decoded; for InstanceStatus
+    cdef readonly double started      # seconds since the epoch
+    cdef readonly str failure         # why it could not start; None when it did
+    cdef readonly object close        # the plugin's own close(), or None
+    cdef object pdk                   # what makes the `kong` of an event
+    cdef list handlers                # by phase number; None where the plugin has none
+
+
+cdef enum EventState:
+    RUNNING    # its handler has the processor
+    WAITING    # Kong has been asked for something
+    OVER
+
+
+cdef class Event:
+    """One phase of one request, handled by one plugin instance."""
+    cdef readonly int64_t id
+    cdef readonly Instance instance
+    cdef readonly int phase
+    cdef EventState state
+    cdef Dispatcher dispatcher
+    cdef Runner runner
+    cdef object task                  # the runner's own; what the handler runs in
+    cdef double last_step             # when Kong was last heard of, monotonic seconds
+    # The call from Kong that is still to be answered: where it came from, and its number.
+    cdef Protocol protocol
+    cdef int64_t sequence
+    # What Kong's last step brought.
+    cdef object value
+    cdef bint failed
+
+    cdef int ask(self, Function function, tuple args) except -1
+    cdef int returned(self) except -1
+    cdef int raised(self, object error) except -1
+    cdef int fail(self, str reason) except -1
+    cdef object describe(self)
+
+
+cdef class Runner:
+    """Where handlers run. One for all events of a kind of handler."""
+    cdef int start(self, Event event) except -1
+    cdef int resume(self, Event event) except -1
+    cdef object call(self, Event event, Function function, tuple args)
+    cdef int abandon(self, Event event) except -1
+
+
+cdef struct EventTable:
+    # Open table without collisions: the event with id n stands at n & (capacity - 1), and an id
+    # whose place is taken is never given out.
+    PyObject** places
+    uint64_t capacity
+    uint64_t live
+    int64_t last_id
+
+
+cdef class Dispatcher:
+    cdef dict instances
+    cdef dict commands
+    cdef EventTable events
+    cdef Runner runner
+    cdef readonly double event_timeout
+    cdef readonly uint64_t handled     # events started since the server started
+
+    cdef int handle(self, Call call, Protocol protocol) except -1
+    cdef int handle_event(self, Call call, Protocol protocol) except -1
+    cdef int handle_step(self, Call call, Protocol protocol) except -1
+    cdef int handle_command(self, Call call, Protocol protocol) except -1
+    cdef Event new_event(self, Instance instance, int phase)
+    cdef Event find_event(self, int64_t id)
+    cdef void forget_event(self, Event event) noexcept
+    cdef int grow_events(self) except -1
+
+
+cdef class Namespace:
+    cdef Event event

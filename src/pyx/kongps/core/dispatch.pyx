@@ -1,0 +1,436 @@
+"""Instances, events, phases and handlers; see ``dispatch.pxd``.
+
+An event begins with a ``HandleEvent`` and lives until its handler has returned or raised, has
+ended the request, or was abandoned by Kong. In between it is either running or waiting for the
+``Step`` that brings the answer to a PDK call; steps may come on any connection.
+"""
+
+import logging
+
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from kongps.core.function cimport Function, find_function
+from kongps.core.phases cimport phase_name
+from kongps.core.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Call, Protocol
+
+from kongps.core.msgpack import PackError
+from kongps.core.phases import PHASE_NAMES
+from kongps.errors import KongpsError, PDKError
+
+logger = logging.getLogger("kongps")
+
+cdef enum:
+    FIRST_EVENTS = 64   # places of the event table at first; it doubles when half of it is taken
+
+# What a Lua plugin's error ends in (kong/init.lua); the client sees the same from this server.
+UNEXPECTED = (500, {"message": "An unexpected error occurred"})
+cdef Function EXIT = Function(
+    "kong.response.exit", phases=("rewrite", "access", "response", "preread"), since="2.0",
+    terminal=True,
+)
+
+
+class HandlerExit(BaseException):
+    """Ends a handler whose event is over: after ``kong.response.exit``, or abandoned by Kong.
+
+    It derives from BaseException, so that a handler's ``except Exception`` does not hold it up.
+    """
+
+
+cdef double monotonic() noexcept:
+    """Seconds of a clock that never goes back."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
+
+
+cdef class Instance:
+    """A plugin's object for one configuration.
+
+    :param id: the id that Kong knows it by.
+    :param plugin: the :class:`kongps.plugin.Plugin`.
+    :param config: the configuration as Kong sent it, decoded.
+    :param started: when it was started, seconds since the epoch.
+    :param handlers: its handlers by phase name, each taking one `kong`; and ``close``, called
+        without arguments when the instance is closed, if there is one.
+    :param failure: why the instance could not start; its events then fail. None otherwise.
+    """
+
+    def __init__(self, int64_t id, plugin, config, double started, dict handlers not None,
+                 str failure=None):
+        self.id = id
+        self.plugin = plugin
+        self.config = config
+        self.started = started
+        self.failure = failure
+        self.pdk = getattr(plugin, "kong", None)
+        self.handlers = [handlers.get(name) for name in PHASE_NAMES]
+        self.close = handlers.get("close")
+
+
+cdef class Event:
+    """One phase of one request, handled by one plugin instance."""
+
+    cdef int ask(self, Function function, tuple args) except -1:
+        """Asks Kong to call `function`; the answer comes as a step.
+
+        :raises PDKError: when the event is over, or the function has no place in this phase.
+        :raises TypeError: for an argument that Kong would not take.
+        """
+        if self.state != RUNNING:
+            raise PDKError(function.name, "the event is over; Kong no longer listens")
+        if function.unavailable:
+            raise PDKError(function.name, function.unavailable)
+        if not function.phase_bits & (1 << self.phase):
+            raise PDKError(
+                function.name,
+                f"cannot be called in the {phase_name(self.phase)} phase, "
+                f"only in: {', '.join(function.phases) or 'none'}",
+            )
+        while args and args[-1] is None:
+            args = args[:-1]
+        function.check(args)
+        try:
+            self.protocol.answer_pdk_call(self.sequence, self.id, function, args)
+        except PackError as error:
+            raise TypeError(str(error)) from None
+        self.protocol = None
+        if function.terminal:
+            self.dispatcher.forget_event(self)
+        else:
+            self.state = WAITING
+        return 0
+
+    cdef int returned(self) except -1:
+        """The handler has returned."""
+        if self.state == RUNNING:
+            self.dispatcher.forget_event(self)
+            self.protocol.answer_return(self.sequence, self.id)
+            self.protocol = None
+        return 0
+
+    cdef int raised(self, object error) except -1:
+        """The handler has raised `error`: the request ends with a 500 where it still can."""
+        if self.state == RUNNING:
+            logger.error(
+                "%s raised %s", self.describe(), type(error).__name__, exc_info=error
+            )
+            self.fail(f"{self.describe()} raised {type(error).__name__}")
+        elif not isinstance(error, HandlerExit):
+            logger.error(
+                "%s raised %s after its event was over", self.describe(), type(error).__name__,
+                exc_info=error,
+            )
+        return 0
+
+    cdef int fail(self, str reason) except -1:
+        """Answers for a handler that cannot be run or has failed.
+
+        :param reason: what Kong logs in the phases that cannot end the request.
+        """
+        self.dispatcher.forget_event(self)
+        if EXIT.phase_bits & (1 << self.phase):
+            self.protocol.answer_pdk_call(self.sequence, self.id, EXIT, UNEXPECTED)
+        else:
+            self.protocol.answer_error(self.sequence, reason)
+        self.protocol = None
+        return 0
+
+    cdef object describe(self):
+        return (
+            f"plugin {self.instance.plugin.name}, {phase_name(self.phase)} handler, "
+            f"instance {self.instance.id}, event {self.id}"
+        )
+
+
+cdef class Runner:
+    """Where handlers run; the one interface between dispatch and greenlets, threads, ….
+
+    Dispatch calls `start` and `resume` with an event that is RUNNING; when they return, the
+    handler waits for Kong or is done, and has reported either to the event.
+    """
+
+    cdef int start(self, Event event) except -1:
+        """Runs the event's handler until it waits or ends."""
+        raise NotImplementedError
+
+    cdef int resume(self, Event event) except -1:
+        """Runs it on with what Kong's step brought."""
+        raise NotImplementedError
+
+    cdef object call(self, Event event, Function function, tuple args):
+        """From the handler: asks Kong, waits, gives the answer."""
+        raise NotImplementedError
+
+    cdef int abandon(self, Event event) except -1:
+        """Ends a handler that waits for a step that will not come."""
+        raise NotImplementedError
+
+
+cdef class Dispatcher:
+    """Takes calls, finds the instance or the event they are for, and runs handlers.
+
+    :param runner: where handlers run.
+    :param event_timeout: seconds without a step after which Kong has given an event up. Kong
+        itself waits 60 s for an answer.
+    """
+
+    def __init__(self, Runner runner not None, double event_timeout=60.0):
+        self.runner = runner
+        self.event_timeout = event_timeout
+        self.instances = {}
+        self.commands = {}
+
+    def __dealloc__(self):
+        cdef uint64_t place
+        for place in range(self.events.capacity):
+            if self.events.places[place] != NULL:
+                Py_DECREF(<object>self.events.places[place])
+        PyMem_Free(self.events.places)
+
+    # --- what Python sees of it --------------------------------------------------------------
+
+    def on_command(self, str method not None, handler):
+        """Has `handler` answer every call of `method`.
+
+        :param method: such as ``plugin.StartInstance``.
+        :param handler: takes the call's argument, returns its result; what it raises becomes
+            the error that Kong gets.
+        """
+        self.commands[method] = handler
+
+    def add_instance(self, Instance instance not None):
+        """Takes in an instance; its events are served from now on."""
+        if instance.id in self.instances:
+            raise ValueError(f"instance {instance.id} exists")
+        self.instances[instance.id] = instance
+
+    def remove_instance(self, int64_t id):
+        """Takes out an instance. Events of it that are under way go on to their end.
+
+        :returns: the :class:`Instance`.
+        :raises KongpsError: when there is none with this id, in the words that Kong knows.
+        """
+        cdef Instance instance = self.instance(id)
+        del self.instances[id]
+        return instance
+
+    def instance(self, int64_t id):
+        """:returns: the :class:`Instance` with this id.
+        :raises KongpsError: when there is none, in the words that Kong knows.
+        """
+        cdef object found = self.instances.get(id)
+        if found is None:
+            raise KongpsError(no_instance(id))
+        return found
+
+    def all_instances(self):
+        """:returns: a list of every :class:`Instance`."""
+        return list(self.instances.values())
+
+    @property
+    def live_events(self):
+        """How many events are under way."""
+        return self.events.live
+
+    def abandon_idle_events(self):
+        """Ends the events that Kong has not stepped for ``event_timeout`` seconds.
+
+        Kong never says that it has given up an event, as after a PDK call that it refused.
+
+        :returns: how many there were.
+        """
+        return self._abandon(monotonic() - self.event_timeout)
+
+    def abandon_all_events(self):
+        """Ends every event that waits for Kong.
+
+        :returns: how many there were.
+        """
+        return self._abandon(float("inf"))
+
+    def _abandon(self, double before):
+        cdef uint64_t place
+        cdef Event event
+        cdef list idle = []
+        for place in range(self.events.capacity):
+            if self.events.places[place] != NULL:
+                event = <Event><object>self.events.places[place]
+                if event.state == WAITING and event.last_step <= before:
+                    idle.append(event)
+        for event in idle:
+            self.forget_event(event)
+            event.runner.abandon(event)
+        return len(idle)
+
+    # --- the path of an event ----------------------------------------------------------------
+
+    cdef int handle(self, Call call, Protocol protocol) except -1:
+        """Carries out one call. Whatever goes wrong in it becomes its answer."""
+        if call.kind == STEP or call.kind == STEP_ERROR:
+            return self.handle_step(call, protocol)
+        if call.kind == HANDLE_EVENT:
+            return self.handle_event(call, protocol)
+        if call.kind == COMMAND:
+            return self.handle_command(call, protocol)
+        return protocol.answer_error(call.sequence, call.value)
+
+    cdef int handle_event(self, Call call, Protocol protocol) except -1:
+        cdef object found = self.instances.get(call.target)
+        cdef Instance instance
+        cdef Event event
+        if found is None:
+            return protocol.answer_error(call.sequence, no_instance(call.target))
+        instance = <Instance>found
+        event = self.new_event(instance, call.phase)
+        event.protocol = protocol
+        event.sequence = call.sequence
+        self.handled += 1
+        if instance.handlers[call.phase] is not None:
+            return event.runner.start(event)
+        if instance.failure is not None:
+            return event.fail(instance.failure)
+        self.forget_event(event)
+        return protocol.answer_error(
+            call.sequence,
+            f"plugin {instance.plugin.name} has no {phase_name(call.phase)} handler",
+        )
+
+    cdef int handle_step(self, Call call, Protocol protocol) except -1:
+        cdef Event event = self.find_event(call.target)
+        if event is None or event.state != WAITING:
+            return protocol.answer_error(call.sequence, f"No event {call.target} waits for a step")
+        event.protocol = protocol
+        event.sequence = call.sequence
+        event.value = call.value
+        call.value = None
+        event.failed = call.kind == STEP_ERROR
+        event.last_step = monotonic()
+        event.state = RUNNING
+        return event.runner.resume(event)
+
+    cdef int handle_command(self, Call call, Protocol protocol) except -1:
+        cdef object handler = self.commands.get(call.method)
+        if handler is None:
+            return protocol.answer_error(call.sequence, f"unknown method {call.method}")
+        try:
+            protocol.answer_result(call.sequence, handler(call.value))
+        except KongpsError as error:
+            protocol.answer_error(call.sequence, str(error))
+        except Exception as error:
+            logger.exception("%s failed", call.method)
+            protocol.answer_error(call.sequence, f"{call.method} failed: {type(error).__name__}")
+        return 0
+
+    # --- the table of events -----------------------------------------------------------------
+
+    cdef Event new_event(self, Instance instance, int phase):
+        cdef Event event = Event.__new__(Event)
+        cdef uint64_t mask
+        if self.events.live * 2 >= self.events.capacity:
+            self.grow_events()
+        mask = self.events.capacity - 1
+        self.events.last_id += 1
+        while self.events.places[<uint64_t>self.events.last_id & mask] != NULL:
+            self.events.last_id += 1
+        event.id = self.events.last_id
+        event.instance = instance
+        event.phase = phase
+        event.dispatcher = self
+        event.runner = self.runner
+        event.state = RUNNING
+        event.last_step = monotonic()
+        Py_INCREF(event)  # the table's
+        self.events.places[<uint64_t>event.id & mask] = <PyObject*>event
+        self.events.live += 1
+        return event
+
+    cdef Event find_event(self, int64_t id):
+        cdef PyObject* found
+        if self.events.capacity == 0:
+            return None
+        found = self.events.places[<uint64_t>id & (self.events.capacity - 1)]
+        if found == NULL or (<Event>found).id != id:
+            return None
+        return <Event>found
+
+    cdef void forget_event(self, Event event) noexcept:
+        """Marks an event as over and takes it out of the table."""
+        cdef uint64_t place
+        if event.state == OVER:
+            return
+        event.state = OVER
+        place = <uint64_t>event.id & (self.events.capacity - 1)
+        self.events.places[place] = NULL
+        self.events.live -= 1
+        Py_DECREF(event)
+
+    cdef int grow_events(self) except -1:
+        cdef uint64_t capacity = self.events.capacity * 2 or FIRST_EVENTS
+        cdef PyObject** places = <PyObject**>PyMem_Calloc(capacity, sizeof(PyObject*))
+        cdef uint64_t place
+        cdef PyObject* event
+        if places == NULL:
+            raise MemoryError
+        for place in range(self.events.capacity):
+            event = self.events.places[place]
+            if event != NULL:
+                # Ids that differ in their low bits differ in more of them: no place is hit twice.
+                places[<uint64_t>(<Event>event).id & (capacity - 1)] = event
+        PyMem_Free(self.events.places)
+        self.events.places = places
+        self.events.capacity = capacity
+        return 0
+
+
+cdef str no_instance(int64_t id):
+    # Kong starts an instance anew when it reads these words; 2.0 - 2.2 want the capital N.
+    return f"No plugin instance {id}"
+
+
+# --- what a handler holds ----------------------------------------------------------------------
+
+cdef class Namespace:
+    """A part of the PDK, bound to one event; ``kong`` itself and ``kong.request`` are such.
+
+    :param event: the event whose request it is about.
+    """
+
+    def __init__(self, Event event not None):
+        self.event = event
+
+    def _call(self, str function not None, *args):
+        """Has Kong call a PDK function and waits for its answer.
+
+        :param function: the full name, such as ``kong.request.get_header``.
+        :param args: its arguments; None at the end is left out.
+        :returns: what the function returned; nil is None.
+        :raises PDKError: when Kong says that it failed, when it cannot be called in this phase
+            or from a plugin server, and when the event is over.
+        :raises TypeError: for an argument that Kong would not take.
+        """
+        return self.event.runner.call(self.event, find_function(function), args)
+
+    @property
+    def _phase(self):
+        """The name of the phase that the event is in."""
+        return phase_name(self.event.phase)
+
+
+cdef class namespace:
+    """Class attribute that gives a :class:`Namespace` bound to the same event.
+
+    :param kind: the class of the namespace.
+    """
+    cdef object kind
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __get__(self, holder, owner):
+        if holder is None:
+            return self.kind
+        return self.kind((<Namespace?>holder).event)

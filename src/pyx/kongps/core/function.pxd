@@ -1,0 +1,28 @@
+"""The table of PDK functions, as the core reads it."""
+
+cdef enum:
+    # Bits of a parameter's types.
+    STRING = 1
+    NUMBER = 2
+    TRUTH = 4
+    TABLE = 8
+    STRINGS = 16
+    ANYTHING = 255
+
+cdef class Function:
+    cdef readonly str name
+    cdef readonly tuple params
+    cdef readonly tuple phases
+    cdef readonly str since
+    cdef readonly bint terminal
+    cdef readonly str unavailable
+    cdef int phase_bits
+    cdef tuple types              # a bit set for each parameter
+    cdef Py_ssize_t required      # how many parameters cannot be left out
+    cdef bint open_ended          # takes further arguments of any type
+    cdef bint checked             # False for a name that is not in the table
+    cdef bytes msgpack_head       # made and used by the MsgPack:1 protocol alone
+
+    cdef int check(self, tuple args) except -1
+
+cdef Function find_function(str name)

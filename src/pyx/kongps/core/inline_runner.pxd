@@ -1,0 +1,20 @@
+"""Handlers in greenlets on the loop's thread: the fast path."""
+
+from kongps.core.dispatch cimport Event, Runner
+from kongps.core.greenlet cimport greenlet
+
+
+cdef class Worker:
+    """A greenlet that runs one handler after another."""
+    cdef greenlet greenlet
+    cdef InlineRunner runner
+    cdef Event event
+
+
+cdef class InlineRunner(Runner):
+    cdef greenlet loop            # the greenlet that dispatches
+    cdef Event current            # the event whose handler has the processor
+    cdef list idle                # workers without an event
+    cdef unsigned long thread              # the thread of `loop`
+
+    cdef int switch_to(self, Event event) except -1

@@ -1,0 +1,57 @@
+"""Sockets, timers and wake-ups. The loop knows no protocol: a ``Stream`` is bytes both ways."""
+
+from kongps.core.buffer cimport Buffer
+
+
+cdef class Watched:
+    """A file descriptor in the loop."""
+    cdef Loop loop
+    cdef int fd
+    cdef unsigned int interest
+
+    cdef int ready(self, unsigned int events) except -1
+    cdef int failed(self, object error) except -1
+    cdef int watch(self, unsigned int interest) except -1
+    cdef int close(self) except -1
+
+
+cdef class Stream(Watched):
+    """One accepted connection."""
+    cdef Buffer* outbox
+
+    cdef int received(self, const char* data, size_t size) except -1
+    cdef int lost(self) except -1
+    cdef int flush(self) except -1
+
+
+cdef class Listener(Watched):
+    """A listening socket, and what makes the streams of those who connect."""
+    cdef object listening         # the socket.socket; keeps fd open
+    cdef object accept_stream
+
+
+cdef class Waker(Watched):
+    """A pipe that ends the loop's sleep, from signal handlers and other threads."""
+    cdef int write_fd
+
+
+cdef class Timer:
+    cdef readonly double when     # monotonic seconds
+    cdef long order
+    cdef object callback
+
+
+cdef class Loop:
+    cdef int epoll_fd
+    cdef set watched
+    cdef list closed_now          # closed while their events are still in hand
+    cdef char* receive_buffer
+    cdef list timers              # a heap
+    cdef long timers_made
+    cdef object calls             # collections.deque, filled by other threads too
+    cdef Waker waker
+    cdef bint stopping
+
+    cdef int timeout(self) except -2
+    cdef int run_timers(self) except -1
+    cdef int run_calls(self) except -1

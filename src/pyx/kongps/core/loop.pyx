@@ -1,0 +1,437 @@
+"""Sockets, timers and wake-ups over epoll; see ``loop.pxd``.
+
+One thread runs the loop. Everything on it is non-blocking; a peer that does not read stops being
+read from until it does.
+"""
+
+import heapq
+import logging
+import os
+from collections import deque
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport close as close_fd
+from posix.unistd cimport read as read_fd
+
+from kongps.core.buffer cimport Buffer, buffer_consume, buffer_size
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum:
+        EPOLL_CLOEXEC
+        EPOLL_CTL_ADD
+        EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
+        EPOLLIN
+        EPOLLOUT
+        EPOLLERR
+        EPOLLHUP
+    ctypedef union epoll_data_t:
+        void* ptr
+    struct epoll_event:
+        unsigned int events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event* event)
+    int epoll_wait(int epoll_fd, epoll_event* events, int count, int timeout)
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+        MSG_NOSIGNAL
+    int accept4(int fd, void* address, void* length, int flags)
+    ssize_t recv(int fd, void* data, size_t size, int flags)
+    ssize_t send(int fd, const void* data, size_t size, int flags)
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
+logger = logging.getLogger("kongps")
+
+cdef enum:
+    EVENTS_AT_ONCE = 256          # file descriptors that one wake-up takes in hand
+    ACCEPTS_AT_ONCE = 64          # connections taken before others get their turn
+    RECEIVE_SIZE = 262144         # most bytes of one connection before others get their turn
+    # A peer that lets this many answer bytes pile up is not read from until they are gone. One
+    # answer may be larger by itself.
+    MOST_UNSENT = 1048576
+
+# Seconds without accepting after the process ran out of file descriptors or memory.
+ACCEPT_PAUSE = 0.1
+
+
+cdef double monotonic() noexcept:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
+
+
+cdef class Watched:
+    """A file descriptor in the loop; the base of streams, listeners and the waker."""
+
+    def __cinit__(self):
+        self.fd = -1
+
+    cdef int ready(self, unsigned int events) except -1:
+        """The loop found `events` on the file descriptor."""
+        raise NotImplementedError
+
+    cdef int failed(self, object error) except -1:
+        """`ready` raised `error`."""
+        logger.error("error in the event loop", exc_info=error)
+        return self.close()
+
+    cdef int watch(self, unsigned int interest) except -1:
+        """Changes what the loop waits for, EPOLLIN and EPOLLOUT."""
+        cdef epoll_event event
+        cdef int operation
+        if interest == self.interest:
+            return 0
+        if interest == 0:
+            operation = EPOLL_CTL_DEL
+        else:
+            operation = EPOLL_CTL_MOD if self.interest else EPOLL_CTL_ADD
+        event.events = interest
+        event.data.ptr = <PyObject*>self
+        if epoll_ctl(self.loop.epoll_fd, operation, self.fd, &event) != 0:
+            raise OSError(errno, os.strerror(errno))
+        self.interest = interest
+        return 0
+
+    cdef int close(self) except -1:
+        """Closes the file descriptor and leaves the loop."""
+        if self.fd >= 0:
+            if self.interest:
+                self.watch(0)
+            close_fd(self.fd)
+            self.fd = -1
+            self.loop.watched.discard(self)
+            self.loop.closed_now.append(self)
+        return 0
+
+
+cdef class Stream(Watched):
+    """One accepted connection; a subclass says what its bytes mean and sets ``outbox``."""
+
+    cdef int received(self, const char* data, size_t size) except -1:
+        """Bytes have come."""
+        raise NotImplementedError
+
+    cdef int lost(self) except -1:
+        """The connection is gone; nothing will come any more."""
+        return 0
+
+    cdef int ready(self, unsigned int events) except -1:
+        cdef ssize_t size
+        if events & EPOLLOUT:
+            self.flush()
+        if self.fd >= 0 and events & (EPOLLIN | EPOLLHUP | EPOLLERR):
+            if not self.interest & EPOLLIN and not events & (EPOLLHUP | EPOLLERR):
+                return 0
+            size = recv(self.fd, self.loop.receive_buffer, RECEIVE_SIZE, 0)
+            if size > 0:
+                self.received(self.loop.receive_buffer, <size_t>size)
+                self.flush()
+            elif size == 0 or (errno != EAGAIN and errno != EINTR):
+                self.close()
+        return 0
+
+    cdef int flush(self) except -1:
+        """Sends what can be sent now; the loop sees to the rest."""
+        cdef ssize_t size
+        cdef size_t unsent = buffer_size(self.outbox)
+        while unsent and self.fd >= 0:
+            size = send(self.fd, self.outbox.data + self.outbox.begin, unsent, MSG_NOSIGNAL)
+            if size < 0:
+                if errno == EINTR:
+                    continue
+                if errno != EAGAIN:
+                    return self.close()
+                return self.watch(EPOLLOUT if unsent > MOST_UNSENT else EPOLLIN | EPOLLOUT)
+            buffer_consume(self.outbox, <size_t>size)
+            unsent -= <size_t>size
+        if self.fd >= 0:
+            self.watch(EPOLLIN)
+        return 0
+
+    cdef int close(self) except -1:
+        if self.fd >= 0:
+            Watched.close(self)
+            self.lost()
+        return 0
+
+
+cdef class Listener(Watched):
+    """A listening socket.
+
+    :param listening: the ``socket.socket``, bound and listening.
+    :param accept_stream: called with the loop and nothing else for each connection; returns
+        the :class:`Stream` for it, or None to refuse it.
+    """
+
+    def __init__(self, listening, accept_stream):
+        listening.setblocking(False)
+        self.listening = listening
+        self.accept_stream = accept_stream
+
+    cdef int ready(self, unsigned int events) except -1:
+        cdef int count, fd
+        for count in range(ACCEPTS_AT_ONCE):
+            fd = accept4(self.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd >= 0:
+                self.take(fd)
+            elif errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+                logger.error("cannot accept a connection: %s", os.strerror(errno))
+                self.watch(0)
+                self.loop.call_later(ACCEPT_PAUSE, self.accept_again)
+                return 0
+            elif errno != EINTR and errno != ECONNABORTED:
+                return 0
+        return 0
+
+    def take(self, int fd):
+        """Makes a stream of a connection.
+
+        :param fd: its file descriptor, non-blocking.
+        """
+        cdef Stream stream = None
+        try:
+            stream = self.accept_stream(self.loop)
+        finally:
+            if stream is None:
+                close_fd(fd)
+        if stream is not None:
+            stream.loop = self.loop
+            stream.fd = fd
+            self.loop.watched.add(stream)
+            stream.watch(EPOLLIN)
+
+    def accept_again(self):
+        """Goes on accepting after a pause."""
+        if self.fd >= 0:
+            self.watch(EPOLLIN)
+
+    cdef int failed(self, object error) except -1:
+        logger.error("a connection could not be taken", exc_info=error)
+        return 0
+
+    cdef int close(self) except -1:
+        if self.fd >= 0:
+            if self.interest:
+                self.watch(0)
+            self.fd = -1
+            self.loop.watched.discard(self)
+            self.loop.closed_now.append(self)
+            self.listening.close()
+        return 0
+
+
+cdef class Waker(Watched):
+    """A pipe that ends the loop's sleep, from signal handlers and other threads."""
+
+    def __init__(self):
+        self.fd, self.write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def __dealloc__(self):
+        if self.write_fd > 0:
+            close_fd(self.write_fd)
+
+    cdef int ready(self, unsigned int events) except -1:
+        cdef char[256] ignored
+        while read_fd(self.fd, ignored, sizeof(ignored)) == sizeof(ignored):
+            pass
+        PyErr_CheckSignals()
+        return 0
+
+
+cdef class Timer:
+    """A call that is due at a time.
+
+    :ivar when: the time, seconds of the monotonic clock.
+    """
+
+    def __lt__(self, Timer other not None):
+        return (self.when, self.order) < (other.when, other.order)
+
+    def cancel(self):
+        """Makes the call not happen."""
+        self.callback = None
+
+
+cdef class Loop:
+    """Waits for file descriptors and timers and calls what is due.
+
+    Only ``call_soon_threadsafe`` and ``stop`` may be called from other threads or from signal
+    handlers.
+    """
+
+    def __cinit__(self):
+        self.epoll_fd = -1
+        self.receive_buffer = <char*>PyMem_Malloc(RECEIVE_SIZE)
+        if self.receive_buffer == NULL:
+            raise MemoryError
+
+    def __init__(self):
+        self.watched = set()
+        self.closed_now = []
+        self.timers = []
+        self.calls = deque()
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll_fd < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.waker = Waker()
+        self.waker.loop = self
+        self.waker.watch(EPOLLIN)
+
+    def __dealloc__(self):
+        PyMem_Free(self.receive_buffer)
+        if self.epoll_fd >= 0:
+            close_fd(self.epoll_fd)
+
+    @property
+    def wakeup_fd(self):
+        """The file descriptor for ``signal.set_wakeup_fd``."""
+        return self.waker.write_fd
+
+    @property
+    def streams(self):
+        """How many connections are open."""
+        cdef object one
+        return sum(1 for one in self.watched if isinstance(one, Stream))
+
+    def listen(self, listening, accept_stream):
+        """Takes connections of a listening socket.
+
+        :param listening: a ``socket.socket``, bound and listening.
+        :param accept_stream: called with this loop for each connection; returns the
+            :class:`Stream` for it, or None to refuse it.
+        :returns: the :class:`Listener`.
+        """
+        cdef Listener listener = Listener(listening, accept_stream)
+        listener.loop = self
+        listener.fd = listening.fileno()
+        self.watched.add(listener)
+        listener.watch(EPOLLIN)
+        return listener
+
+    def close_listeners(self):
+        """Stops taking connections; those that are open stay so."""
+        for one in list(self.watched):
+            if isinstance(one, Listener):
+                (<Listener>one).close()
+
+    def close_streams(self):
+        """Closes every connection, having sent what can be sent at once."""
+        for one in list(self.watched):
+            if isinstance(one, Stream):
+                (<Stream>one).flush()
+                (<Stream>one).close()
+
+    def call_later(self, double delay, callback):
+        """Calls `callback` without arguments after `delay` seconds.
+
+        :returns: the :class:`Timer`, to be cancelled with ``cancel()``.
+        """
+        cdef Timer timer = Timer()
+        self.timers_made += 1
+        timer.when = monotonic() + delay
+        timer.order = self.timers_made
+        timer.callback = callback
+        heapq.heappush(self.timers, timer)
+        return timer
+
+    def call_every(self, double interval, callback):
+        """Calls `callback` every `interval` seconds, for as long as the loop runs."""
+        def again():
+            self.call_later(interval, again)
+            callback()
+        self.call_later(interval, again)
+
+    def call_soon_threadsafe(self, callback):
+        """Calls `callback` on the loop's thread at its next turn. From any thread."""
+        self.calls.append(callback)
+        self.wake()
+
+    def wake(self):
+        """Ends the loop's sleep. From any thread."""
+        try:
+            os.write(self.waker.write_fd, b"\0")
+        except BlockingIOError:
+            pass  # the pipe is full: the loop will wake anyway
+
+    def stop(self):
+        """Makes ``run`` return after its present turn. From any thread, or a signal handler."""
+        self.stopping = True
+        self.wake()
+
+    def run(self):
+        """Runs until ``stop`` is called."""
+        cdef epoll_event[EVENTS_AT_ONCE] events
+        cdef int count, index, timeout
+        cdef Watched one
+        self.stopping = False
+        while not self.stopping:
+            timeout = self.timeout()
+            with nogil:
+                count = epoll_wait(self.epoll_fd, events, EVENTS_AT_ONCE, timeout)
+            if count < 0:
+                if errno != EINTR:
+                    raise OSError(errno, os.strerror(errno))
+                PyErr_CheckSignals()
+                continue
+            for index in range(count):
+                one = <Watched>events[index].data.ptr
+                if one.fd < 0:
+                    continue  # closed by an event before this one
+                try:
+                    one.ready(events[index].events)
+                except Exception as error:
+                    one.failed(error)
+            one = None
+            if self.timers:
+                self.run_timers()
+            if self.calls:
+                self.run_calls()
+            if self.closed_now:
+                self.closed_now.clear()
+
+    cdef int timeout(self) except -2:
+        """Milliseconds until something is due; -1 when nothing is."""
+        cdef double delay
+        if self.calls:
+            return 0
+        if not self.timers:
+            return -1
+        delay = (<Timer>self.timers[0]).when - monotonic()
+        if delay <= 0:
+            return 0
+        # Rounded up: a timer is never early, and never makes the loop spin. At most a day.
+        return <int>min(delay * 1000 + 1, 86400000.0)
+
+    cdef int run_timers(self) except -1:
+        cdef Timer timer
+        cdef double now = monotonic()
+        cdef object callback
+        while self.timers and (<Timer>self.timers[0]).when <= now:
+            timer = <Timer>heapq.heappop(self.timers)
+            callback = timer.callback
+            if callback is None:
+                continue
+            try:
+                callback()
+            except Exception:
+                logger.exception("a timer of the event loop failed")
+        return 0
+
+    cdef int run_calls(self) except -1:
+        cdef object callback
+        for _ in range(len(self.calls)):
+            callback = self.calls.popleft()
+            try:
+                callback()
+            except Exception:
+                logger.exception("a call on the event loop failed")
+        return 0

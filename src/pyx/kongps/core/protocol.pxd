@@ -1,0 +1,38 @@
+"""What dispatch and a protocol say to each other.
+
+A protocol takes the bytes of one connection and gives calls; it takes answers and gives bytes.
+It knows no sockets and no plugins. MsgPack:1 is in ``msgpack_rpc``.
+"""
+
+from libc.stdint cimport int64_t
+
+from kongps.core.buffer cimport Buffer
+from kongps.core.function cimport Function
+
+cdef enum CallKind:
+    HANDLE_EVENT   # target: instance id; phase
+    STEP           # target: event id; value: what the PDK function returned
+    STEP_ERROR     # target: event id; value: the error text of the PDK function
+    COMMAND        # method and value: any other method and its argument
+    INVALID        # value: why the call cannot be carried out
+
+cdef class Call:
+    cdef CallKind kind
+    cdef int64_t sequence   # to be repeated in the answer
+    cdef int64_t target
+    cdef int phase
+    cdef object method
+    cdef object value
+
+cdef class Protocol:
+    cdef Buffer inbox
+    cdef Buffer outbox
+    cdef readonly str name
+
+    cdef int receive(self, const char* data, size_t size) except -1
+    cdef bint next_call(self, Call call) except -1
+    cdef int answer_return(self, int64_t sequence, int64_t event) except -1
+    cdef int answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
+                             tuple args) except -1
+    cdef int answer_result(self, int64_t sequence, object result) except -1
+    cdef int answer_error(self, int64_t sequence, str text) except -1

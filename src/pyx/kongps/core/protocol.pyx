@@ -1,0 +1,128 @@
+"""What dispatch and a protocol say to each other; see ``protocol.pxd``.
+
+The ``def`` methods are the same interface for Python: tests, fuzzers and recordings drive a
+protocol with them.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+
+from kongps.core.buffer cimport buffer_append, buffer_consume, buffer_free, buffer_size
+from kongps.core.function cimport find_function
+from kongps.core.phases cimport NO_PHASE, phase_name
+
+KIND_NAMES = ("handle_event", "step", "step_error", "command", "invalid")
+
+
+cdef class Call:
+    """One request from Kong.
+
+    :ivar kind: ``handle_event``, ``step``, ``step_error``, ``command`` or ``invalid``.
+    :ivar sequence: the number to repeat in the answer.
+    :ivar target: the id of the instance (``handle_event``) or of the event (``step``, …).
+    :ivar phase: the name of the phase of a ``handle_event``, else None.
+    :ivar method: the method of a ``command``, such as ``plugin.StartInstance``.
+    :ivar value: what a step carried, a command's argument, or why the call is invalid.
+    """
+
+    @property
+    def kind(self):
+        return KIND_NAMES[<int>self.kind]
+
+    @property
+    def sequence(self):
+        return self.sequence
+
+    @property
+    def target(self):
+        return self.target
+
+    @property
+    def phase(self):
+        return None if self.phase == NO_PHASE else phase_name(self.phase)
+
+    @property
+    def method(self):
+        return self.method
+
+    @property
+    def value(self):
+        return self.value
+
+
+cdef class Protocol:
+    """One connection's protocol; the base of each."""
+
+    def __dealloc__(self):
+        buffer_free(&self.inbox)
+        buffer_free(&self.outbox)
+
+    cdef int receive(self, const char* data, size_t size) except -1:
+        """Takes bytes from the peer, cut anywhere."""
+        return buffer_append(&self.inbox, data, size)
+
+    cdef bint next_call(self, Call call) except -1:
+        """Fills `call` with the next complete call; False when more bytes are needed.
+
+        :raises ProtocolError: what came is not this protocol; the connection must be closed.
+        """
+        raise NotImplementedError
+
+    cdef int answer_return(self, int64_t sequence, int64_t event) except -1:
+        """The handler of `event` has returned."""
+        raise NotImplementedError
+
+    cdef int answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
+                             tuple args) except -1:
+        """Asks Kong to call `function` for `event`.
+
+        :raises PackError: when an argument cannot be carried; nothing has been written then.
+        """
+        raise NotImplementedError
+
+    cdef int answer_result(self, int64_t sequence, object result) except -1:
+        """The result of a command."""
+        raise NotImplementedError
+
+    cdef int answer_error(self, int64_t sequence, str text) except -1:
+        """The call failed."""
+        raise NotImplementedError
+
+    def receive_data(self, const unsigned char[::1] data not None):
+        """Takes bytes from the peer.
+
+        :param data: any number of bytes, cut anywhere.
+        """
+        if data.shape[0]:
+            self.receive(<const char*>&data[0], <size_t>data.shape[0])
+
+    def next(self):
+        """:returns: the next complete :class:`Call`, or None when more bytes are needed.
+        :raises ProtocolError: what came is not this protocol.
+        """
+        cdef Call call = Call()
+        return call if self.next_call(call) else None
+
+    def send_return(self, int64_t sequence, int64_t event):
+        """Answers that the handler of `event` has returned."""
+        self.answer_return(sequence, event)
+
+    def send_pdk_call(self, int64_t sequence, int64_t event, str function not None,
+                      tuple args not None):
+        """Answers with a PDK function for Kong to call."""
+        self.answer_pdk_call(sequence, event, find_function(function), args)
+
+    def send_result(self, int64_t sequence, result):
+        """Answers a command with its result."""
+        self.answer_result(sequence, result)
+
+    def send_error(self, int64_t sequence, str text not None):
+        """Answers with an error."""
+        self.answer_error(sequence, text)
+
+    def data_to_send(self):
+        """:returns: the bytes for the peer that were not yet taken; they are taken with this."""
+        cdef bytes data = PyBytes_FromStringAndSize(
+            self.outbox.data + self.outbox.begin, <Py_ssize_t>buffer_size(&self.outbox)
+        )
+        buffer_consume(&self.outbox, buffer_size(&self.outbox))
+        return data

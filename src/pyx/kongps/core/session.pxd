@@ -1,0 +1,12 @@
+"""One connection from Kong without I/O: a protocol joined to the dispatcher."""
+
+from kongps.core.dispatch cimport Dispatcher
+from kongps.core.protocol cimport Call, Protocol
+
+
+cdef class Session:
+    cdef Dispatcher dispatcher
+    cdef Protocol protocol
+    cdef Call call
+
+    cdef int receive(self, const char* data, size_t size) except -1
