@@ -1,0 +1,96 @@
+"""Runs one handler against the real core, with a script for Kong's side of the connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Callable
+
+import msgpack
+
+from kongps.core.dispatch import HandlerExit, Instance
+from kongps.core.session import Session
+from kongps.pdk import Kong
+from kongps.server import make_dispatcher
+
+
+class Failed(str):
+    """An answer of Kong's that is an error (StepError)."""
+
+
+@dataclass
+class Outcome:
+    """What became of a handler.
+
+    ``sent`` holds the PDK calls that Kong was asked for; ``value`` what the handler returned, or
+    ``error`` what it raised; ``last`` the last answer's Data, ``rpc_error`` its error.
+    """
+
+    sent: list[tuple[str, list[Any]]] = field(default_factory=list)
+    value: Any = None
+    error: BaseException | None = None
+    last: Any = None
+    rpc_error: Any = None
+
+    @property
+    def asked(self) -> list[tuple[str, list[Any]]]:
+        """``sent`` without the exit with which the server answers for a handler that raised."""
+        if self.error is not None and not isinstance(self.error, HandlerExit):
+            return [call for call in self.sent if call[0] != "kong.response.exit"]
+        return self.sent
+
+
+def pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="surrogateescape")
+    return packed
+
+
+def run(
+    handler: Callable[[Any], Any],
+    phase: str = "access",
+    answers: Iterable[Any] = (),
+    kong: type[Any] = Kong,
+) -> Outcome:
+    """Has Kong send the event `phase`, and answer the calls of `handler` with `answers`."""
+    outcome = Outcome()
+
+    def handle(kong: Any) -> None:
+        try:
+            outcome.value = handler(kong)
+        except BaseException as error:
+            outcome.error = error
+            raise
+
+    dispatcher = make_dispatcher({})
+    plugin: Any = SimpleNamespace(name="survey", kong=kong)
+    dispatcher.add_instance(Instance(7, plugin, {}, 0.0, {phase: handle}))
+    session = Session(dispatcher)
+    unpacker = msgpack.Unpacker(
+        raw=False, strict_map_key=False, unicode_errors="surrogateescape", use_list=True
+    )
+    event = {"InstanceId": 7, "EventName": phase}
+    session.receive_data(pack([0, 1, "plugin.HandleEvent", [event]]))
+    replies = iter(answers)
+    while True:
+        unpacker.feed(session.data_to_send())
+        results = [message for message in unpacker if message[0] == 1]
+        assert len(results) == 1, "one answer to each request"
+        _, number, outcome.rpc_error, result = results[0]
+        if outcome.rpc_error is not None:
+            break
+        outcome.last = result["Data"]
+        if outcome.last == "ret":
+            break
+        outcome.sent.append((outcome.last["Method"], list(outcome.last["Args"])))
+        try:
+            answer = next(replies)
+        except StopIteration:
+            break
+        method = "plugin.StepError" if isinstance(answer, Failed) else "plugin.Step"
+        step = {"EventId": result["EventId"]}
+        if answer is not None:
+            step["Data"] = answer
+        session.receive_data(pack([0, number + 1, method, [step]]))
+    dispatcher.abandon_all_events()
+    return outcome
