@@ -1,0 +1,131 @@
+"""Builds the C tools, starts a server, puts load on it, stops it. Used by each script here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peers import MissingPeer, Peer, home_of
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent / ".bench"
+"""Where everything that is generated or fetched goes; git ignores it."""
+
+TOOLS = ROOT / "bin"
+START_SECONDS = 30.0
+"""A server that does not listen after this long is broken."""
+
+STOP_SECONDS = 10.0
+HEADERS = ("msgpack.h", "histogram.h", "process.h")
+
+
+def build_tools() -> None:
+    """Compile the driver and the floor, if their sources are newer. Exits when that fails."""
+    TOOLS.mkdir(parents=True, exist_ok=True)
+    newest_header = max((HERE / name).stat().st_mtime for name in HEADERS)
+    compiler = os.environ.get("CC", "cc")
+    for name in ("load", "floor"):
+        source, target = HERE / f"{name}.c", TOOLS / name
+        newest = max(source.stat().st_mtime, newest_header)
+        if target.exists() and target.stat().st_mtime > newest:
+            continue
+        command = [compiler, "-O2", "-std=gnu11", "-o", str(target), str(source)]
+        if shutil.which(compiler) is None:
+            raise SystemExit(f"{compiler}: no C compiler; the benchmarks need one")
+        if subprocess.run(command, check=False).returncode:
+            raise SystemExit(f"{source.name} does not compile")
+
+
+@dataclass
+class Server:
+    """A running server: its process and how to reach it."""
+
+    pid: int
+    socket: Path
+    plugin: str
+
+
+@contextlib.contextmanager
+def running(peer: Peer, workload: str) -> Iterator[Server]:
+    """Start a prepared peer and wait until it listens; stop it at the end.
+
+    Raises ``MissingPeer`` with the end of its log when it does not come up.
+    """
+    logs = ROOT / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log_path = logs / f"{peer.name}.log"
+    run = Path(tempfile.mkdtemp(prefix="kongps-bench-"))
+    launch = peer.launch(home_of(peer, ROOT), run, workload)
+    try:
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                launch.argv,
+                cwd=run,
+                env={**os.environ, **launch.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            _wait_for(process, launch.socket, log_path)
+            yield Server(process.pid, launch.socket, launch.plugin)
+        finally:
+            _stop(process)
+    finally:
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def _wait_for(process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not socket.exists():
+        if process.poll() is not None:
+            raise MissingPeer(f"ended with {process.returncode}: {_last_line(log)}")
+        if time.monotonic() > end:
+            raise MissingPeer(f"no socket after {START_SECONDS:g} s: {_last_line(log)}")
+        time.sleep(0.02)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    # The session is the server's own: its group holds the server and its children, nothing else.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
+
+
+def load(server: Server, options: Sequence[str]) -> dict[str, Any]:
+    """Run the driver against a server and return its report; ``errors`` in it may not be empty."""
+    command = [
+        str(TOOLS / "load"),
+        "--socket",
+        str(server.socket),
+        "--pid",
+        str(server.pid),
+        "--plugin",
+        server.plugin,
+        *options,
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"the driver ended with {done.returncode}: {' '.join(command)}")
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report

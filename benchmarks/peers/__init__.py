@@ -1,0 +1,36 @@
+"""The servers that can be measured: the floor, kongps, and what people would use instead.
+
+A further peer is a module here with a subclass of ``Peer`` and a line in ``all_peers``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peers.base import Launch, MissingPeer, Peer
+from peers.floor import Floor
+from peers.go_pluginserver import GoPluginserver
+from peers.kong_python_pdk import KongPythonPdk
+from peers.kongps_server import Kongps
+
+__all__ = ["Launch", "MissingPeer", "Peer", "all_peers", "home_of"]
+
+
+def all_peers(tools: Path) -> dict[str, Peer]:
+    """Every peer by name, in the order of the table; ``tools`` holds the compiled C programs."""
+    peers: list[Peer] = [
+        Floor(tools / "floor"),
+        Kongps(),
+        GoPluginserver(),
+        KongPythonPdk("gevent", "--gevent"),
+        KongPythonPdk("threads", None),
+        KongPythonPdk("multiprocessing", "--multiprocessing"),
+    ]
+    return {peer.name: peer for peer in peers}
+
+
+def home_of(peer: Peer, root: Path) -> Path:
+    """The directory that a peer's set-up lives in; modes of one server share it."""
+    home = root / "peers" / ("kong-python-pdk" if isinstance(peer, KongPythonPdk) else peer.name)
+    home.mkdir(parents=True, exist_ok=True)
+    return home
