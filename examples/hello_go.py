@@ -1,0 +1,31 @@
+"""Greets: the layout of a Go plugin.
+
+``New()`` returns an object with its defaults; for each instance it is called again, and what the
+configuration names is set on the new object. Handlers may have a capital letter, as in Go.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kongps import Kong
+
+Version = "1.0.0"
+Priority = 10
+
+
+class Config:
+    message: str
+
+    def Access(self, kong: Kong) -> None:
+        host = kong.request.get_header("host")
+        kong.response.set_header("x-hello-from-python", f"Python says {self.message} to {host}")
+        kong.response.set_header("x-python-pid", str(os.getpid()))
+
+
+def New() -> Config:
+    config = Config()
+    config.message = "hello"
+    return config

@@ -1,0 +1,374 @@
+"""The ways a plugin can be written, and how each becomes a :class:`Plugin`.
+
+**A structure.** A class whose annotated public fields are the configuration and whose methods are
+the handlers: a dataclass, a ``msgspec.Struct``, or a plain class. It is found as
+
+1. what the module's ``New()`` returns, as in Go; ``New()`` also sets defaults;
+2. the module's class ``Plugin``, else its class ``Config``, if that has handlers;
+3. the only class of the module that has handlers.
+
+**kong-python-pdk's layout.** A class ``Plugin`` that is made with the configuration: its own
+``__init__`` needs one argument beside ``self``, or takes one and the class has no annotated public
+fields; it is neither a dataclass nor a Struct, and the module has no ``New``. It gets the
+configuration as Kong sent it, and the looser PDK.
+
+In both, a handler is a method ``certificate``, ``rewrite``, ``access``, ``response``, ``preread``
+or ``log``, or in the first also with a capital letter, that takes the PDK. The version and the
+priority are attributes ``version``/``Version`` and ``priority``/``Priority`` of the module or the
+class. ``Schema``/``schema`` replaces the derived schema: a list of the fields of ``config``, or a
+whole schema. ``plugin_fields`` and ``entity_checks`` add to the derived one.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import re
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import msgspec
+
+from kongps.config import Record, UnsupportedType, read_structure
+from kongps.config.structures import has_fields
+from kongps.core.phases import PHASE_NAMES
+from kongps.errors import PluginError
+from kongps.plugin import Plugin
+from kongps.schema import SchemaError, assemble, own_schema
+
+__all__ = ["DEFAULT_VERSION", "EXPECTED", "find"]
+
+# Kong 3 does not load a plugin without a version.
+DEFAULT_VERSION = "0.0.0"
+
+# Up to three numbers, as Kong 3 wants it; it cuts off what follows them.
+_VERSION = re.compile(r"\d+(\.\d+){0,2}([-+][0-9A-Za-z.+-]+)?")
+
+# Kong keeps a priority in a Lua number, which holds whole numbers up to this.
+_PRIORITY_LIMIT = 2**53
+
+EXPECTED = (
+    "expected New(), a class Plugin or Config, or one class with handlers "
+    f"({', '.join(PHASE_NAMES)}, each a method that takes kong)"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a plugin is read from.
+
+    :ivar name: the plugin's name.
+    :ivar module: the module with its attributes, or None for a class alone.
+    :ivar path: its file, or "".
+    :ivar describe: tells of an exception that plugin code raised, with file and line.
+    """
+
+    name: str
+    module: Optional[types.ModuleType]
+    path: str
+    modified: float
+    describe: Callable[[BaseException], str]
+
+    def error(self, reason: str) -> PluginError:
+        """A :class:`PluginError` of this plugin, with its file."""
+        return PluginError(self.name, f"{self.path}: {reason}" if self.path else reason)
+
+    def call(self, function: Callable[[], Any], what: str) -> Any:
+        """Calls plugin code while the plugin is loaded.
+
+        :raises PluginError: when it raises anything; an UnsupportedType is passed on.
+        """
+        try:
+            return function()
+        except (PluginError, UnsupportedType):
+            raise
+        except BaseException as error:
+            raise PluginError(self.name, f"{what} failed: {self.describe(error)}") from error
+
+
+def find(source: Source, cls: Optional[type] = None, *, lua_style: bool = True) -> Plugin:
+    """Finds the plugin in a module, or makes one of a class.
+
+    :param cls: the class, when it is not to be looked for.
+    :param lua_style: for kong-python-pdk's layout: PDK calls return ``(value, err)``.
+    :raises PluginError: when there is no plugin, or more than one, or a broken one.
+    """
+    new = None if cls is not None else getattr(source.module, "New", None)
+    if new is not None:
+        return _structure_plugin(source, new=_checked_new(source, new))
+    chosen = cls if cls is not None else _chosen_class(source)
+    if _is_made_with_config(chosen):
+        return _config_plugin(source, chosen, lua_style=lua_style)
+    return _structure_plugin(source, cls=chosen)
+
+
+# Which class
+
+
+def _checked_new(source: Source, new: Any) -> Callable[[], Any]:
+    if not callable(new):
+        raise source.error(f"New is {_a(new)}; it must be a function that returns the plugin")
+    return new  # type: ignore[no-any-return]
+
+
+def _chosen_class(source: Source) -> type:
+    module = source.module
+    plugin = getattr(module, "Plugin", None)
+    if isinstance(plugin, type):
+        return plugin
+    config = getattr(module, "Config", None)
+    if isinstance(config, type) and _handler_names(config):
+        return config
+    classes = _classes_with_handlers(module)
+    if len(classes) > 1:
+        names = ", ".join(sorted(each.__name__ for each in classes))
+        raise source.error(
+            f"{names} have handlers; which one is the plugin? Call it Plugin, or define New()"
+        )
+    if classes:
+        return classes[0]
+    for name in ("Plugin", "Config"):
+        if getattr(module, name, None) is not None and not isinstance(getattr(module, name), type):
+            raise source.error(f"{name} is {_a(getattr(module, name))}, not a class; {EXPECTED}")
+    hint = ""
+    if any(inspect.isfunction(getattr(module, phase, None)) for phase in PHASE_NAMES):
+        hint = ". Its handlers are functions: make them methods of a class Plugin"
+    raise source.error(f"there is no plugin in it: {EXPECTED}{hint}")
+
+
+def _classes_with_handlers(module: Any) -> list[type]:
+    home = module.__name__
+    classes = {
+        each
+        for name, each in vars(module).items()
+        if isinstance(each, type)
+        and not name.startswith("_")
+        and (each.__module__ == home or each.__module__.startswith(f"{home}."))
+        and _handler_names(each)
+    }
+    # A base class of a plugin is no second plugin.
+    return [
+        each
+        for each in classes
+        if not any(other is not each and issubclass(other, each) for other in classes)
+    ]
+
+
+def _is_made_with_config(cls: Any) -> bool:
+    """Whether a class is of kong-python-pdk's layout."""
+    if dataclasses.is_dataclass(cls) or issubclass(cls, msgspec.Struct):
+        return False
+    if cls.__init__ is object.__init__ or hasattr(cls, "__attrs_attrs__"):
+        return False
+    try:
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return not has_fields(cls)
+    positional = [
+        each
+        for each in parameters
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    needed = [each for each in positional if each.default is each.empty]
+    if needed:
+        return len(needed) == 1
+    # A compiled class may only tell that it takes any arguments.
+    return not has_fields(cls) and any(
+        each.kind not in (each.KEYWORD_ONLY, each.VAR_KEYWORD) for each in parameters
+    )
+
+
+# Its handlers
+
+
+def _handler_names(cls: Any, *, capitals: bool = True) -> dict[str, str]:
+    """The names of a class's handlers, by phase; only the lower-case one when there are both."""
+    names = {}
+    for phase in PHASE_NAMES:
+        for name in (phase.capitalize(), phase) if capitals else (phase,):
+            method = getattr(cls, name, None)
+            if callable(method) and not isinstance(method, type):
+                names[phase] = name
+    return names
+
+
+def _checked_handlers(source: Source, cls: Any, *, capitals: bool = True) -> dict[str, str]:
+    names = _handler_names(cls, capitals=capitals)
+    if not names:
+        raise source.error(f"{cls.__name__} has no handler: {EXPECTED}")
+    for phase, name in names.items():
+        if capitals and name == phase and callable(getattr(cls, phase.capitalize(), None)):
+            raise source.error(f"{cls.__name__} has {phase} and {phase.capitalize()}; keep one")
+        _check_handler(source, cls, name)
+    return names
+
+
+def _check_handler(source: Source, cls: Any, name: str) -> None:
+    what = f"{cls.__name__}.{name}"
+    method = inspect.getattr_static(cls, name)
+    function = inspect.unwrap(getattr(method, "__func__", method))
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise source.error(f"{what}: async handlers are not supported yet; use def")
+    if inspect.isgeneratorfunction(function):
+        raise source.error(f"{what} is a generator: nothing would run it; use return, not yield")
+    bound = isinstance(method, (staticmethod, classmethod))
+    try:
+        signature = inspect.signature(getattr(cls, name))
+    except (TypeError, ValueError):
+        return  # compiled, and silent about its arguments
+    try:
+        signature.bind(*([None] if bound else [None, None]))
+    except TypeError:
+        raise source.error(
+            f"{what}{signature} cannot be called: a handler takes kong, and nothing else"
+        ) from None
+
+
+# Its version, priority and schema
+
+
+def _attribute(source: Source, cls: Any, names: Iterable[str], fields: Iterable[str] = ()) -> Any:
+    """The attribute of the class, else of the module, with one of some names; None without.
+
+    :param fields: names of the structure, which are no attributes of the plugin.
+    """
+    for holder in (cls, source.module):
+        own = set(fields) if holder is cls else set()
+        found = {}
+        for name in names:
+            value = getattr(holder, name, None)
+            # `from importlib.metadata import version` is no version.
+            if value is None or name in own or inspect.isroutine(value) or inspect.ismodule(value):
+                continue
+            if not _is_slot(holder, name):
+                found[name] = value
+        values = list(found.values())
+        if any(value != values[0] for value in values):
+            raise source.error(f"{' and '.join(found)} differ; keep one")
+        if values:
+            return values[0]
+    return None
+
+
+def _is_slot(holder: Any, name: str) -> bool:
+    """Whether an attribute of a class stands for an attribute of its objects."""
+    return isinstance(holder, type) and hasattr(inspect.getattr_static(holder, name), "__get__")
+
+
+def _version(source: Source, value: Any, *, strict: bool) -> str:
+    if value is None:
+        return DEFAULT_VERSION
+    if not strict and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise source.error(f'its version is {_a(value)}; it must be a string such as "1.0.0"')
+    if strict and not _VERSION.fullmatch(value):
+        raise source.error(f'its version is {value!r}; Kong takes up to three numbers, "1.0.0"')
+    return value
+
+
+def _priority(source: Source, value: Any) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise source.error(f"its priority is {_a(value)}; it must be a whole number")
+    if abs(value) > _PRIORITY_LIMIT:
+        raise source.error("its priority is beyond what Kong can hold, 2**53")
+    return value
+
+
+def _a(value: object) -> str:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    return f"an object of type {type(value).__name__}"
+
+
+# The layouts
+
+
+def _config_plugin(source: Source, cls: type, *, lua_style: bool) -> Plugin:
+    handlers = _checked_handlers(source, cls, capitals=False)
+
+    def make(config: dict[str, Any]) -> Any:
+        # The server keeps the configuration: what the plugin does to its own stays with it.
+        return cls(copy.deepcopy(config))
+
+    try:
+        written = _attribute(source, cls, ("Schema", "schema"))
+        schema = own_schema(source.name, () if written is None else written)
+    except SchemaError as error:
+        raise source.error(str(error)) from None
+    return Plugin(
+        source.name,
+        version=_version(source, _attribute(source, cls, ("version", "Version")), strict=False),
+        priority=_priority(source, _attribute(source, cls, ("priority", "Priority"))),
+        schema=schema,
+        make=make,
+        handlers=handlers,
+        pdk="lua-style" if lua_style else "python-style",
+        path=source.path,
+        modified=source.modified,
+    )
+
+
+def _structure_plugin(
+    source: Source, *, cls: Any = None, new: Optional[Callable[[], Any]] = None
+) -> Plugin:
+    sample = None
+    if new is not None:
+        sample = source.call(new, "New()")
+        cls = type(sample)
+        if cls.__module__ == "builtins":
+            raise source.error(f"New() returns {_a(sample)}; it must return the plugin's object")
+    handlers = _checked_handlers(source, cls)
+    try:
+        record: Record = source.call(lambda: read_structure(cls), f"reading {cls.__name__}")
+        schema = source.call(lambda: _schema(source, cls, record, sample), "deriving the schema")
+    except UnsupportedType as error:
+        raise source.error(str(error)) from error
+    names = [each.attribute for each in record.fields]
+
+    def make(config: dict[str, Any]) -> Any:
+        if new is not None:
+            return record.fill(new(), config, "config")
+        return record.decode(config, "config")
+
+    return Plugin(
+        source.name,
+        version=_version(
+            source, _attribute(source, cls, ("version", "Version"), names), strict=True
+        ),
+        priority=_priority(source, _attribute(source, cls, ("priority", "Priority"), names)),
+        schema=schema,
+        make=make,
+        handlers=handlers,
+        path=source.path,
+        modified=source.modified,
+    )
+
+
+def _schema(source: Source, cls: Any, record: Record, sample: Any) -> dict[str, Any]:
+    names = [each.attribute for each in record.fields]
+    written = _attribute(source, cls, ("Schema", "schema"), names)
+    plugin_fields = _attribute(source, cls, ("plugin_fields",), names)
+    entity_checks = _attribute(source, cls, ("entity_checks",), names)
+    try:
+        if written is None:
+            return assemble(
+                source.name, record.schema("config", sample), plugin_fields or (), entity_checks
+            )
+        whole = own_schema(source.name, written)
+        if plugin_fields is None and entity_checks is None:
+            return whole
+        if isinstance(written, dict):
+            raise SchemaError("Schema is a whole schema; put plugin_fields and entity_checks in it")
+        return assemble(
+            source.name, whole["fields"][-1]["config"], plugin_fields or (), entity_checks
+        )
+    except SchemaError as error:
+        raise source.error(str(error)) from None

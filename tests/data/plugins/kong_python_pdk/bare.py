@@ -1,0 +1,6 @@
+class Plugin:
+    def __init__(self, config):
+        self.config = config
+
+    def rewrite(self, kong):
+        pass
