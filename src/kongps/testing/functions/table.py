@@ -1,0 +1,259 @@
+"""The table of PDK functions: how one is found, checked and run, and what Kong sends for it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kongps.testing.exchange import Exchange
+from kongps.testing.values import (
+    Failure,
+    LuaError,
+    lua_tostring,
+    lua_value,
+    text,
+)
+
+__all__ = [
+    "ACCESS",
+    "ANY",
+    "BALANCER",
+    "BODY",
+    "CONTENT_TYPES",
+    "REQUEST",
+    "RESPONSE",
+    "RESPONSE_CHANGE",
+    "ROUTED",
+    "SERVICE_RESPONSE",
+    "TO_SERVICE",
+    "TO_SERVICE_EARLY",
+    "Answer",
+    "Exit",
+    "Hang",
+    "answer",
+    "as_key",
+    "as_text",
+    "check_header",
+    "check_headers",
+    "check_integer",
+    "check_limit",
+    "check_string",
+    "check_table",
+    "in_request",
+    "is_number",
+    "lua_type",
+    "pdk",
+    "put",
+]
+
+
+class Exit(Exception):
+    """A PDK function ended the request: nothing is sent to the plugin server."""
+
+
+class Hang(Exception):
+    """A PDK function from which Kong never comes back."""
+
+
+@dataclass
+class Answer:
+    """What Kong sends after a PDK call: the Step method, and its Data if it has one."""
+
+    method: str
+    has_data: bool = False
+    data: Any = None
+
+
+@dataclass(frozen=True)
+class _Function:
+    run: Callable[..., Any]
+    since: str
+    phases: str
+    step: str
+
+
+_TABLE: dict[str, _Function] = {}
+
+# Kong's phase lists, worded as Kong words them in its refusals.
+ANY = ""
+REQUEST = "rewrite, access, response, header_filter, body_filter, log, error, admin_api"
+ROUTED = "access, response, header_filter, body_filter, log"
+ACCESS = "access"
+BODY = "rewrite, access, response, error, admin_api"
+RESPONSE = "response, header_filter, body_filter, log, error, admin_api"
+RESPONSE_CHANGE = "rewrite, access, balancer, response, header_filter, error, admin_api"
+SERVICE_RESPONSE = "response, header_filter, body_filter, log"
+TO_SERVICE = "rewrite, access, balancer"
+TO_SERVICE_EARLY = "rewrite, access"
+BALANCER = "rewrite, access, balancer, preread"
+
+# What still works in the log event of Kong 2.x, which runs outside of the request.
+_LOG_PHASE_2X = re.compile(
+    r"kong\.(log(\..*)?|ip\.is_trusted|node\..*|nginx\.get_subsystem|table\..*|vault\..*)$"
+)
+_LOG_PHASE_28 = re.compile(
+    r"kong\.(ctx\.shared\..*|nginx\.(get|set)_ctx|request\.get_headers?"
+    r"|response\.get_(status|headers?|source))$"
+)
+
+CONTENT_TYPES = (
+    "application/json",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data",
+)
+
+
+def pdk(
+    name: str, phases: str = ANY, *, since: str = "2.0", step: str = "Step"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(run: Callable[..., Any]) -> Callable[..., Any]:
+        _TABLE[name] = _Function(run, since, phases, step)
+        return run
+
+    return register
+
+
+def answer(exchange: Exchange, name: str, args: list[Any]) -> Answer:
+    """Run the PDK function ``name`` and say what Kong sends for it.
+
+    :raises LuaError: Kong refuses the call and never steps the event again.
+    :raises Exit: the function ended the request.
+    :raises Hang: Kong never comes back.
+    """
+    function = _TABLE.get(name)
+    version = exchange.version
+    if function is None or not version.knows(function.since):
+        if any(known.startswith(f"{name}.") for known in _TABLE) or name in _VALUES:
+            kind = _VALUES.get(name, "table")
+            raise LuaError(f"attempt to call local 'method' (a {kind} value)")
+        exchange.log("err", f"could not find pdk method: {name}")
+        return Answer("plugin.Step")
+    _check_phase(exchange, name, function)
+    value = function.run(exchange, *_fit(function.run, args))
+    method = f"plugin.{function.step}"
+    if isinstance(value, Failure):
+        if version.step_error:
+            return Answer("plugin.StepError", True, value.reason)
+        value = None
+    value = lua_value(value)
+    return Answer(method) if value is None else Answer(method, True, value)
+
+
+_VALUES = {"kong.version": "string", "kong.version_num": "number", "kong.configuration": "table"}
+
+
+def _fit(run: Callable[..., Any], args: list[Any]) -> list[Any]:
+    # Lua gives nil for arguments left out, and drops those too many.
+    code = run.__code__
+    if code.co_flags & inspect.CO_VARARGS:
+        return args
+    most = code.co_argcount - 1
+    fewest = most - len(run.__defaults__ or ())
+    return (args + [None] * max(fewest - len(args), 0))[:most]
+
+
+def _check_phase(exchange: Exchange, name: str, function: _Function) -> None:
+    phase = exchange.phase
+    in_preread = phase == "preread" and function.phases in (ROUTED, RESPONSE_CHANGE)
+    if function.phases and phase not in function.phases.split(", ") and not in_preread:
+        raise LuaError(f"function cannot be called in {phase} phase (only in: {function.phases})")
+    if phase != "log" or exchange.version.number >= (3, 0):
+        return
+    works = _LOG_PHASE_2X.match(name) or (not exchange.version.oldest and _LOG_PHASE_28.match(name))
+    if not works:
+        raise LuaError("API disabled in the current context")
+
+
+def in_request(exchange: Exchange) -> None:
+    if exchange.phase == "log":
+        raise LuaError("API disabled in the current context")
+
+
+def check_string(value: Any, what: str) -> str:
+    if not isinstance(value, (str, bytes)):
+        raise LuaError(f"{what} must be a string")
+    return text(value)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_integer(value: Any, what: str, low: int, high: int) -> int:
+    if not is_number(value) or value != int(value):
+        raise LuaError(f"{what} must be an integer")
+    if not low <= value <= high:
+        raise LuaError(
+            f"{what} must be an integer between {low} and {high}: given {lua_tostring(value)}"
+        )
+    return int(value)
+
+
+def check_limit(value: Any, what: str) -> int:
+    if value is None:
+        return 100
+    if not is_number(value):
+        raise LuaError(f"{what} must be a number")
+    if value < 1:
+        raise LuaError(f"{what} must be >= 1")
+    if value > 1000:
+        raise LuaError(f"{what} must be <= 1000")
+    return int(value)
+
+
+def lua_type(value: Any) -> str:
+    if value is None:
+        return "nil"
+    if isinstance(value, bool):
+        return "boolean"
+    if is_number(value):
+        return "number"
+    return "string" if isinstance(value, (str, bytes)) else "table"
+
+
+def check_table(value: Any, what: str) -> Mapping[Any, Any]:
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, (list, tuple)):
+        return dict(enumerate(value, 1))
+    raise LuaError(f"{what} must be a table")
+
+
+def check_header(name: Any, value: Any) -> tuple[str, Any]:
+    found = check_string(name, "header name")
+    if value is None:
+        raise LuaError(
+            f'invalid header value for "{found}": got nil, '
+            "expected array of string, string, number or boolean"
+        )
+    return found, list(value.values()) if isinstance(value, Mapping) else value
+
+
+def check_headers(value: Any) -> dict[str, Any]:
+    found = check_table(value, "headers")
+    for name in found:
+        if not isinstance(name, (str, bytes)):
+            raise LuaError(
+                f'invalid header name "{lua_tostring(name)}": got {lua_type(name)}, expected string'
+            )
+    return {text(name): item for name, item in found.items()}
+
+
+def as_text(body: bytes, exchange: Exchange) -> str | bytes:
+    return body if exchange.version.binary_bodies else text(body)
+
+
+def as_key(key: Any) -> Any:
+    return text(key) if isinstance(key, bytes) else key
+
+
+def put(store: dict[Any, Any], key: Any, value: Any) -> None:
+    if key is None:
+        raise LuaError("table index is nil")
+    if value is None:
+        store.pop(as_key(key), None)
+    else:
+        store[as_key(key)] = value
