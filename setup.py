@@ -1,6 +1,8 @@
-"""Builds the compiled core: ``src/pyx/kongps/core/*.pyx`` as extension modules of ``kongps.core``.
+"""Builds the compiled core, and puts the packages together.
 
-Everything else about the package stands in ``pyproject.toml``.
+The core is ``src/pyx/kongps/core/*.pyx``, each an extension module of ``kongps.core``. The C
+headers in ``include/`` and the examples travel inside the package. Everything else about it
+stands in ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -10,42 +12,46 @@ from pathlib import Path
 
 import greenlet
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 PYX = Path("src", "pyx")
 
-# One process serves all requests: speed is worth more than a smaller object file. Strict aliasing
-# is left on; Cython's casts go through PyObject*.
-COMPILE_ARGS = ["-O3", "-fno-plt", "-fvisibility=hidden"]
+COMPILE_ARGS = ["-O3", "-fvisibility=hidden"]
 
-# Values of Cython's directives for the whole core. Bounds, overflow and None checks stay at
-# Cython's safe defaults here; the modules whose bounds are checked by hand switch them off
-# themselves, beside the code that does the checking.
+# Cython's directives for the whole core. Bounds, overflow and None checks stay at Cython's safe
+# defaults; C pointers, where Cython checks nothing, are used behind checks made by hand.
 DIRECTIVES = {
     "language_level": 3,
     "binding": False,
     "embedsignature": False,
-    "always_allow_keywords": True,
 }
 
 
 def extensions() -> list[Extension]:
     """One extension module per ``.pyx`` file, named for its place below ``src/pyx``."""
-    found = []
-    for source in sorted(PYX.glob("kongps/core/*.pyx")):
-        module = ".".join(source.relative_to(PYX).with_suffix("").parts)
-        found.append(
-            Extension(
-                module,
-                [str(source)],
-                include_dirs=[str(Path(greenlet.__file__).parent)],
-                extra_compile_args=COMPILE_ARGS,
-            )
+    return [
+        Extension(
+            ".".join(source.relative_to(PYX).with_suffix("").parts),
+            [str(source)],
+            include_dirs=["include", str(Path(greenlet.__file__).parent)],
+            extra_compile_args=COMPILE_ARGS,
         )
-    return found
+        for source in sorted(PYX.glob("kongps/core/*.pyx"))
+    ]
 
 
 setup(
+    packages=[*find_packages("src", include=["kongps*"]), "kongps.examples", "kongps.include.kongps"],
+    package_dir={
+        "": "src",
+        "kongps.examples": "examples",
+        "kongps.include.kongps": "include/kongps",
+    },
+    package_data={
+        "kongps": ["py.typed"],
+        "kongps.core": ["*.pyi"],
+        "kongps.include.kongps": ["*.h"],
+    },
     ext_modules=cythonize(
         extensions(),
         include_path=[str(PYX)],

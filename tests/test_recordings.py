@@ -118,7 +118,8 @@ def test_calls_that_we_refuse_were_refused_by_kong_too() -> None:
     for path in RECORDINGS:
         result = replay(path, whole)
         for call, error in result.plugin.refused:
-            assert call.step is None, f"{name(path)}: {call.function}{call.args}: {error}"
+            if (call.function, call.args) != ANSWERED_IN_LOG:
+                assert call.step is None, f"{name(path)}: {call.function}{call.args}: {error}"
 
 
 def test_an_instance_of_a_server_that_died_is_not_found_in_the_words_kong_knows() -> None:

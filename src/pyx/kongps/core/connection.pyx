@@ -2,8 +2,9 @@
 
 import logging
 
+from kongps.core.buffer cimport buffer_size
 from kongps.core.dispatch cimport Dispatcher
-from kongps.core.loop cimport Loop, Stream
+from kongps.core.loop cimport MOST_UNSENT, Loop, Stream
 from kongps.core.session cimport Session
 
 from kongps.errors import ProtocolError
@@ -23,12 +24,20 @@ cdef class Connection(Stream):
         self.outbox = &self.session.protocol.outbox
 
     cdef int received(self, const char* data, size_t size) except -1:
+        self.session.protocol.receive(data, size)
+        return self.sent()
+
+    cdef int sent(self) except -1:
+        cdef bint more = True
         try:
-            return self.session.receive(data, size)
+            while more and self.fd >= 0 and buffer_size(self.outbox) <= MOST_UNSENT:
+                more = self.session.carry_out(MOST_UNSENT)
+                self.flush()
         except ProtocolError as error:
             logger.warning("closing a connection: %s", error)
             self.flush()
-            return self.close()
+            self.close()
+        return 0
 
 
 def serve(Loop loop not None, listening, Dispatcher dispatcher not None):

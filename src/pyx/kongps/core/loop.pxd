@@ -2,6 +2,11 @@
 
 from kongps.core.buffer cimport Buffer
 
+cdef enum:
+    # A peer that lets this many answer bytes pile up is not read from until they are gone. One
+    # answer may be larger by itself.
+    MOST_UNSENT = 1048576
+
 
 cdef class Watched:
     """A file descriptor in the loop."""
@@ -20,6 +25,7 @@ cdef class Stream(Watched):
     cdef Buffer* outbox
 
     cdef int received(self, const char* data, size_t size) except -1
+    cdef int sent(self) except -1
     cdef int lost(self) except -1
     cdef int flush(self) except -1
 

@@ -55,9 +55,6 @@ cdef enum:
     EVENTS_AT_ONCE = 256          # file descriptors that one wake-up takes in hand
     ACCEPTS_AT_ONCE = 64          # connections taken before others get their turn
     RECEIVE_SIZE = 262144         # most bytes of one connection before others get their turn
-    # A peer that lets this many answer bytes pile up is not read from until they are gone. One
-    # answer may be larger by itself.
-    MOST_UNSENT = 1048576
 
 # Seconds without accepting after the process ran out of file descriptors or memory.
 ACCEPT_PAUSE = 0.1
@@ -117,8 +114,12 @@ cdef class Stream(Watched):
     """One accepted connection; a subclass says what its bytes mean and sets ``outbox``."""
 
     cdef int received(self, const char* data, size_t size) except -1:
-        """Bytes have come."""
+        """Bytes have come. What answers them is to be flushed."""
         raise NotImplementedError
+
+    cdef int sent(self) except -1:
+        """Some of what could not be sent before has been."""
+        return 0
 
     cdef int lost(self) except -1:
         """The connection is gone; nothing will come any more."""
@@ -128,13 +129,13 @@ cdef class Stream(Watched):
         cdef ssize_t size
         if events & EPOLLOUT:
             self.flush()
+            self.sent()
         if self.fd >= 0 and events & (EPOLLIN | EPOLLHUP | EPOLLERR):
             if not self.interest & EPOLLIN and not events & (EPOLLHUP | EPOLLERR):
                 return 0
             size = recv(self.fd, self.loop.receive_buffer, RECEIVE_SIZE, 0)
             if size > 0:
                 self.received(self.loop.receive_buffer, <size_t>size)
-                self.flush()
             elif size == 0 or (errno != EAGAIN and errno != EINTR):
                 self.close()
         return 0

@@ -1,9 +1,14 @@
-"""The phases in which Kong calls a plugin, numbered as the core knows them."""
+"""The phases in which Kong calls a plugin, numbered as compiled plugins know them too."""
 
-cdef enum Phase:
-    CERTIFICATE, REWRITE, ACCESS, RESPONSE, PREREAD, LOG
-    PHASES   # how many there are
-    NO_PHASE = -1
+cdef extern from "kongps/phases.h":
+    enum:
+        NO_PHASE "KONGPS_NO_PHASE"
+        CERTIFICATE "KONGPS_CERTIFICATE"
+        REWRITE "KONGPS_REWRITE"
+        ACCESS "KONGPS_ACCESS"
+        RESPONSE "KONGPS_RESPONSE"
+        PREREAD "KONGPS_PREREAD"
+        LOG "KONGPS_LOG"
 
 cdef int phase_number(const char* name, size_t size) noexcept
 cdef str phase_name(int phase)

@@ -9,4 +9,4 @@ cdef class Session:
     cdef Protocol protocol
     cdef Call call
 
-    cdef int receive(self, const char* data, size_t size) except -1
+    cdef bint carry_out(self, size_t most_unsent) except -1

@@ -1,7 +1,6 @@
 """One connection from Kong without I/O: a protocol joined to the dispatcher."""
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
-
+from kongps.core.buffer cimport buffer_size
 from kongps.core.dispatch cimport Dispatcher
 from kongps.core.msgpack_rpc cimport MsgPackRPC
 from kongps.core.protocol cimport Call
@@ -18,16 +17,20 @@ cdef class Session:
         self.protocol = MsgPackRPC()
         self.call = Call()
 
-    cdef int receive(self, const char* data, size_t size) except -1:
-        """Takes bytes and carries out every call that they complete.
+    cdef bint carry_out(self, size_t most_unsent) except -1:
+        """Carries out the calls that came, until more than `most_unsent` bytes of answers wait.
+
+        Returns whether it stopped for that, with calls left.
 
         :raises ProtocolError: the connection must be closed.
         """
-        self.protocol.receive(data, size)
-        while self.protocol.next_call(self.call):
+        while buffer_size(&self.protocol.outbox) <= most_unsent:
+            if not self.protocol.next_call(self.call):
+                self.call.value = None
+                return False
             self.dispatcher.handle(self.call, self.protocol)
         self.call.value = None
-        return 0
+        return True
 
     def receive_data(self, const unsigned char[::1] data not None):
         """Takes bytes from Kong and carries out every call that they complete.
@@ -36,7 +39,8 @@ cdef class Session:
         :raises ProtocolError: what came is no protocol of Kong; the connection must be closed.
         """
         if data.shape[0]:
-            self.receive(<const char*>&data[0], <size_t>data.shape[0])
+            self.protocol.receive(<const char*>&data[0], <size_t>data.shape[0])
+            self.carry_out(<size_t>-1)
 
     def data_to_send(self):
         """:returns: the bytes for Kong that were not yet taken; they are taken with this."""

@@ -1,0 +1,76 @@
+# Everything a target needs, it sets up itself, in .venv. Needed beforehand: CPython 3.9 or newer
+# with its headers and venv, and a C compiler. On Debian and Ubuntu:
+#     apt-get install build-essential python3-dev python3-venv
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/installed
+
+# Tests that measure nothing share the cores; xdist's default of one worker per core.
+WORKERS ?= auto
+
+CORE = $(wildcard src/pyx/kongps/core/*.pyx src/pyx/kongps/core/*.pxd)
+
+.PHONY: all demo test lint types check wheel-check bench bench-memory soak clean help
+
+all: $(INSTALLED)
+
+help:
+	@echo "make demo         serve the example plugins to a stand-in for Kong and show what happens"
+	@echo "make test         run the tests"
+	@echo "make lint         ruff: lint and format"
+	@echo "make types        mypy"
+	@echo "make check        test, lint, types and wheel-check: what CI runs"
+	@echo "make wheel-check  build sdist and wheel, install the wheel in a clean place, run the demo"
+	@echo "make bench        measure against other plugin servers (downloads them)"
+	@echo "make bench-memory show that 200,000 events leave no memory behind"
+	@echo "make soak         the long runs that the suite leaves out"
+
+$(INSTALLED): pyproject.toml setup.py src/kongps/_version.py $(CORE)
+	@command -v cc >/dev/null || { echo "no C compiler: apt-get install build-essential" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "no venv: apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' || { echo "no Python.h: apt-get install python3-dev" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/kongps demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not soak"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+check: test lint types wheel-check
+
+# The wheel is made from the sdist, and used where nothing of the checkout can be found.
+wheel-check: $(INSTALLED)
+	rm -rf dist .wheel-check
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'build>=1,<2'
+	$(BIN)/python -m build --outdir dist . > build.log 2>&1 || { cat build.log; exit 1; }
+	@! grep -n "warning:" build.log
+	$(PYTHON) -m venv .wheel-check
+	.wheel-check/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd / && $(CURDIR)/.wheel-check/bin/kongps demo
+	rm -rf .wheel-check build.log
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/run.py
+
+bench-memory: $(INSTALLED)
+	$(BIN)/python benchmarks/memory.py
+
+soak: $(INSTALLED)
+	$(BIN)/python -m pytest -m soak
+
+clean:
+	rm -rf $(VENV) .wheel-check build dist build.log src/kongps.egg-info
+	find src -name '*.so' -delete

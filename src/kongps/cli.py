@@ -1,0 +1,386 @@
+"""The ``kongps`` command: its own subcommands, and the flags of the servers it replaces.
+
+What a command does is imported when it runs: ``dump`` is on the path of every start of Kong and
+needs little of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+
+from kongps import log
+from kongps._version import __version__
+from kongps.errors import KongpsError, PluginError, ServerError
+from kongps.settings import (
+    Settings,
+    from_environment,
+    parse_count,
+    parse_mode,
+    parse_seconds,
+)
+
+if TYPE_CHECKING:
+    from kongps.plugin import Plugin
+
+OK, FAILED, USAGE = 0, 1, 2
+
+# Where Kong lives unless told otherwise; the default of both older servers.
+DEFAULT_PREFIX = "/usr/local/kong"
+
+# What Kong 2.0 - 2.2 always connect to, below the prefix.
+GO_SOCKET_NAME = "go_pluginserver.sock"
+
+COMPATIBLE_HELP = """\
+without a subcommand, kongps takes the flags of go-pluginserver and kong-python-pluginserver:
+  kongps -kong-prefix PREFIX -plugins-directory DIR [-dump-plugin-info NAME | -dump-all-plugins]
+`kongps compatible --help` lists them.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    :param arguments: without the program's name; those of the process by default.
+    :returns: the exit code: 0 fine, 2 wrong usage, 1 anything else.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(words)
+    except KongpsError as error:
+        print(f"kongps: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return FAILED
+    except BrokenPipeError:  # whoever reads our output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except SystemExit as end:  # argparse has said why
+        return end.code if isinstance(end.code, int) else FAILED
+
+
+def _run(words: list[str]) -> int:
+    if words and words[0] == "compatible":
+        return _compatible(words[1:])
+    if words and words[0] == "demo":
+        return _demo(words[1:])
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
+        return _compatible(words)
+    parser = _parser()
+    options = parser.parse_args(words)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return USAGE
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+# --- the subcommands ---------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kongps",
+        description="A plugin server for Kong Gateway: Python, Cython and native plugins.",
+        epilog=COMPATIBLE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    serve = _command(commands, "serve", _serve, "serve plugins to Kong on a unix socket")
+    _add_directory(serve)
+    _add_serving(serve, socket=True)
+
+    dump = _command(
+        commands, "dump", _dump, "print what Kong needs to know of the plugins (the _query_cmd)"
+    )
+    _add_directory(dump)
+    dump.add_argument("names", nargs="*", metavar="NAME", help="plugins to print; default: all")
+    _add_lua_style(dump)
+
+    conf = _command(commands, "conf", _conf, "print the settings for kong.conf")
+    _add_directory(conf)
+    conf.add_argument("--socket", metavar="PATH", help="the socket that `kongps serve` is to use")
+    conf.add_argument(
+        "--kong", metavar="VERSION", default="3.9", help="Kong's version (default: %(default)s)"
+    )
+    conf.add_argument(
+        "--prefix",
+        default=DEFAULT_PREFIX,
+        help="Kong's prefix, for the socket's default place (default: %(default)s)",
+    )
+
+    # It has flags of its own and is run before this parser; here it is for the help.
+    commands.add_parser(
+        "demo", help="serve the example plugins to a stand-in for Kong and show what happens"
+    )
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugins-directory",
+        metavar="DIR",
+        help="where the plugins are; environment: KONGPS_PLUGINS_DIRECTORY",
+    )
+
+
+def _add_lua_style(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-lua-style",
+        dest="lua_style",
+        action="store_const",
+        const=False,
+        help="have PDK calls of plugins in kong-python-pdk's layout return the value and raise "
+        "errors, instead of returning (value, err)",
+    )
+
+
+def _add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
+    def option(flag: str, **details: Any) -> None:
+        name = flag.lstrip("-").replace("-", "_")
+        default = getattr(Settings, name, None)
+        shown = f"{default:04o}" if name == "socket_mode" else default
+        if default not in (None, "", False):
+            details["help"] += f" (default: {shown})"
+        parser.add_argument(flag, **details)
+
+    if socket:
+        option("--socket", metavar="PATH", help="the unix socket that Kong connects to")
+    option("--socket-mode", metavar="MODE", type=parse_mode, help="the socket's permissions")
+    option(
+        "--listen-queue-size", metavar="N", type=parse_count, help="connections that may wait"
+    )
+    option(
+        "--shutdown-timeout",
+        metavar="SECONDS",
+        type=parse_seconds,
+        help="time for running events to finish after SIGTERM",
+    )
+    option(
+        "--event-timeout",
+        metavar="SECONDS",
+        type=parse_seconds,
+        help="time without a step from Kong after which an event is ended",
+    )
+    parser.add_argument(
+        "--parent-watch",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="end when the process that started this one is gone",
+    )
+    _add_lua_style(parser)
+    option("--log-level", metavar="LEVEL", choices=log.LEVELS, help="least level to log: "
+           + ", ".join(log.LEVELS))  # fmt: skip
+    option("--log-format", metavar="FORMAT", choices=log.FORMATS, help="text or json")
+
+
+def _settings(options: argparse.Namespace, **defaults: Any) -> Settings:
+    """Settings from flags, else the environment, else `defaults`, else the usual ones."""
+    chosen = {**defaults, **from_environment()}
+    for name in Settings.__dataclass_fields__:
+        value = getattr(options, name, None)
+        if value is not None:
+            chosen[name] = value
+    settings = Settings(**chosen)
+    for name, allowed in (("log_level", log.LEVELS), ("log_format", log.FORMATS)):
+        if getattr(settings, name) not in allowed:
+            raise ServerError(f"{name} must be one of {', '.join(allowed)}")
+    return settings
+
+
+def _required(settings: Settings, *names: str) -> None:
+    for name in names:
+        if not getattr(settings, name):
+            flag = "--" + name.replace("_", "-")
+            raise ServerError(f"give {flag}, or set KONGPS_{name.upper()}")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    _required(settings, "plugins_directory", "socket")
+    return _run_server(settings)
+
+
+def _run_server(settings: Settings) -> int:
+    log.set_up(settings.log_level, settings.log_format)
+    from kongps.server import Server
+
+    Server(settings).run()
+    return OK
+
+
+def _dump(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    _required(settings, "plugins_directory")
+    with _stdout_kept_clean():
+        plugins, errors = _load(settings, options.names)
+    import json
+
+    print(json.dumps([plugin.info() for plugin in plugins]))
+    return FAILED if errors else OK
+
+
+def _load(settings: Settings, names: Sequence[str] = ()) -> tuple[list[Plugin], list[PluginError]]:
+    """Loads plugins, and says on stderr which could not be."""
+    from kongps.loader import load_directory, load_plugin
+
+    log.set_up("warning", settings.log_format)
+    directory = settings.plugins_directory
+    if not os.path.isdir(directory):
+        raise ServerError(f"the plugins directory {directory!r} does not exist")
+    plugins: list[Plugin] = []
+    errors: list[PluginError] = []
+    if names:
+        for name in names:
+            try:
+                plugins.append(load_plugin(directory, name, lua_style=settings.lua_style))
+            except PluginError as error:
+                errors.append(error)
+    else:
+        loaded = load_directory(directory, lua_style=settings.lua_style)
+        plugins, errors = list(loaded.plugins.values()), loaded.errors
+    for broken in errors:
+        print(f"kongps: {broken}", file=sys.stderr)
+    return plugins, errors
+
+
+@contextlib.contextmanager
+def _stdout_kept_clean() -> Iterator[None]:
+    """Sends everything that is printed, C code included, to stderr for a while."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _conf(options: argparse.Namespace) -> int:
+    from kongps.conf import kong_conf
+
+    settings = _settings(options)
+    _required(settings, "plugins_directory")
+    with _stdout_kept_clean():
+        plugins, errors = _load(settings)
+    print(
+        kong_conf(
+            [plugin.name for plugin in plugins],
+            kong=options.kong,
+            directory=settings.plugins_directory,
+            socket=settings.socket or os.path.join(options.prefix, "kongps.sock"),
+        ),
+        end="",
+    )
+    return FAILED if errors else OK
+
+
+def _demo(words: list[str]) -> int:
+    from kongps.demo import main as demo
+
+    return demo(words)
+
+
+def _version() -> str:
+    return f"kongps {__version__} ({platform.python_implementation()} {platform.python_version()})"
+
+
+# --- the flags of go-pluginserver and kong-python-pluginserver ---------------------------------
+
+
+def _compatible_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kongps",
+        description="Takes the flags of go-pluginserver and of kong-python-pluginserver, so that "
+        "a kong.conf written for one of them needs only another path.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "-p", "--kong-prefix", "-kong-prefix", dest="prefix", metavar="PREFIX",
+        default=DEFAULT_PREFIX, help="Kong's prefix, where the socket goes (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-d", "--plugins-directory", "-plugins-directory", dest="plugins_directory",
+        metavar="DIR", help="where the plugins are",
+    )  # fmt: skip
+    parser.add_argument(
+        "--socket-name", default=GO_SOCKET_NAME,
+        help="the socket's name below the prefix (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dump-plugin-info", "-dump-plugin-info", metavar="NAME",
+        help="print what Kong needs to know of a plugin, as MessagePack",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dump-all-plugins", "-dump-all-plugins", action="store_true",
+        help="print what Kong needs to know of every plugin, as JSON",
+    )  # fmt: skip
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=1, help="log more; twice for debugging"
+    )
+    parser.add_argument(
+        "-version", dest="go_version", action="store_true",
+        help="print the versions as go-pluginserver does",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=_version())
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
+        "-m", "--multiprocessing", action="store_true", help="taken and without effect"
+    )
+    modes.add_argument("-g", "--gevent", action="store_true", help="taken and without effect")
+    _add_serving(parser, socket=False)
+    return parser
+
+
+def _compatible(words: list[str]) -> int:
+    options = _compatible_parser().parse_args(words)
+    if options.go_version:
+        # Kong 2.0 - 2.2 report what stands behind "go" on the last line.
+        print(f"Version: {__version__}")
+        print(f"Runtime Version: go0 ({_version()})")
+        return OK
+    if options.verbose > 1 and options.log_level is None:
+        options.log_level = "debug"
+    settings = _settings(options, parent_watch=True)
+    _required(settings, "plugins_directory")
+    if options.dump_plugin_info is not None:
+        return _dump_one(settings, options.dump_plugin_info)
+    if options.dump_all_plugins:
+        return _dump(argparse.Namespace(**vars(settings), names=[]))
+    settings.socket = os.path.join(options.prefix, options.socket_name)
+    if options.multiprocessing or options.gevent:
+        log.set_up(settings.log_level, settings.log_format)
+        logging.getLogger("kongps").info("-m and -g have no effect: handlers run in greenlets")
+    return _run_server(settings)
+
+
+def _dump_one(settings: Settings, name: str) -> int:
+    with _stdout_kept_clean():
+        plugins, _ = _load(settings, [name])
+    if not plugins:
+        return FAILED
+    import msgpack
+
+    sys.stdout.buffer.write(msgpack.packb(plugins[0].info()))
+    sys.stdout.buffer.flush()
+    return OK

@@ -1,0 +1,63 @@
+"""Log records to stderr, one line each: Kong copies them line by line into its own log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+FORMATS = ("text", "json")
+
+# What stands for a line's end within a record in the text format.
+NEWLINE = " | "
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    """When `record` was made, UTC, to the millisecond, as RFC 3339 writes it."""
+    second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{second}.{int(record.msecs):03d}Z"
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-01-31T12:00:00.000Z [error] kongps: the message``, on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        line = f"{_timestamp(record)} [{record.levelname.lower()}] {record.name}: {text}"
+        return NEWLINE.join(line.splitlines())
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object: time, level, logger, message and, for an exception, traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": _timestamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "pid": record.process,
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def set_up(level: str = "info", format: str = "text") -> None:
+    """Sends the records of every logger to stderr.
+
+    :param level: least level shown, one of ``LEVELS``.
+    :param format: ``text`` or ``json``.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JSONFormatter() if format == "json" else TextFormatter())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())

@@ -1,0 +1,223 @@
+"""The methods that Kong calls besides an event's: plugins, instances, status.
+
+None of them is on the path of an event; each takes the call's argument as Python values and
+returns what Kong gets, by the names that go-pluginserver gave the fields.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Callable
+
+import msgspec
+
+from kongps.core.dispatch import Dispatcher, Instance
+from kongps.errors import ConfigError, KongpsError
+
+if TYPE_CHECKING:
+    from kongps.plugin import Plugin
+
+logger = logging.getLogger("kongps")
+
+# Ids fit the positive int32 that ProtoBuf:1 has for them.
+HIGHEST_INSTANCE_ID = 2**31 - 1
+
+
+class Methods:
+    """Carries out Kong's calls on a set of plugins.
+
+    :param dispatcher: where instances live.
+    :param plugins: the plugins served, by name.
+    :param directory: the plugins directory they come from, None for plugins from elsewhere.
+    :param errors: why plugins of the directory could not be loaded, by name.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        plugins: dict[str, Plugin],
+        *,
+        directory: str | None = None,
+        errors: dict[str, str] | None = None,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.plugins = plugins
+        self.directory = directory
+        self.errors = errors or {}
+        self.last_start: dict[str, float] = {}
+        self.last_close: dict[str, float] = {}
+        handlers: dict[str, Callable[[Any], Any]] = {
+            "plugin.SetPluginDir": self.set_plugin_dir,
+            "plugin.GetPluginInfo": self.get_plugin_info,
+            "plugin.GetStatus": self.get_status,
+            "plugin.StartInstance": self.start_instance,
+            "plugin.InstanceStatus": self.instance_status,
+            "plugin.CloseInstance": self.close_instance,
+        }
+        for method, handler in handlers.items():
+            dispatcher.on_command(method, handler)
+
+    def set_plugin_dir(self, directory: Any) -> str:
+        """Confirms the plugins directory; a peer cannot make the server load from another."""
+        if isinstance(directory, str) and self.directory is not None:
+            try:
+                if os.path.samefile(directory, self.directory):
+                    return "ok"
+            except OSError:
+                pass
+        raise KongpsError("the plugins directory is set by the server's command line")
+
+    def get_plugin_info(self, name: Any) -> dict[str, Any]:
+        """Name, phases, version, priority and schema of a plugin."""
+        plugin = self._plugin(name)
+        return {
+            **plugin.info(),
+            "ModTime": plugin.modified,
+            "LoadTime": plugin.loaded,
+        }
+
+    def get_status(self, _: Any) -> dict[str, Any]:
+        """What is loaded and what runs."""
+        instances: dict[str, list[dict[str, Any]]] = {name: [] for name in self.plugins}
+        for instance in self.dispatcher.all_instances():
+            instances.setdefault(instance.plugin.name, []).append(_status(instance))
+        return {
+            "Pid": os.getpid(),
+            "Plugins": {
+                name: {
+                    "Name": name,
+                    "Modtime": plugin.modified,
+                    "LoadTime": plugin.loaded,
+                    "Instances": instances[name],
+                    "LastStartInstance": self.last_start.get(name, 0),
+                    "LastCloseInstance": self.last_close.get(name, 0),
+                }
+                for name, plugin in self.plugins.items()
+            },
+            "Events": self.dispatcher.live_events,
+            "EventsHandled": self.dispatcher.handled,
+        }
+
+    def start_instance(self, argument: Any) -> dict[str, Any]:
+        """Starts an instance of a plugin for one configuration.
+
+        It does not fail for what is wrong with the plugin or the configuration: Kong 2.8 then
+        hangs every later request of that configuration, 3.9 asks without end. The instance
+        starts, the reason is logged, and its events fail.
+        """
+        if not isinstance(argument, dict) or not isinstance(argument.get("Name"), str):
+            raise KongpsError("StartInstance takes a map with the Name and Config of an instance")
+        name = argument["Name"]
+        config: dict[str, Any] = {}
+        handlers: dict[str, Callable[..., Any]] = {}
+        failure = None
+        plugin: Any = self.plugins.get(name) or _MissingPlugin(name)
+        try:
+            plugin = self._plugin(name)
+            config = _decode_config(argument.get("Config"))
+            handlers = plugin.new(config)
+        except KongpsError as error:
+            failure = f"plugin {name} did not start: {error}"
+            logger.error("%s", failure)
+        except BaseException as error:  # whatever a plugin's constructor raises is its own
+            failure = f"plugin {name} did not start: its constructor raised {type(error).__name__}"
+            logger.error("%s", failure, exc_info=error)
+        instance = Instance(self._new_id(), plugin, config, time.time(), handlers, failure)
+        self.dispatcher.add_instance(instance)
+        self.last_start[name] = instance.started
+        logger.info("instance %d of plugin %s started", instance.id, name)
+        return _status(instance)
+
+    def instance_status(self, id: Any) -> dict[str, Any]:
+        """What there is to know of an instance."""
+        return _status(self.dispatcher.instance(_instance_id(id)))
+
+    def close_instance(self, id: Any) -> dict[str, Any]:
+        """Closes an instance; events of it that are under way go on to their end."""
+        instance = self.dispatcher.remove_instance(_instance_id(id))
+        self.last_close[instance.plugin.name] = time.time()
+        _close(instance)
+        logger.info("instance %d of plugin %s closed", instance.id, instance.plugin.name)
+        return _status(instance)
+
+    def close_all(self) -> None:
+        """Closes every instance, as the server does at its end."""
+        for instance in self.dispatcher.all_instances():
+            self.dispatcher.remove_instance(instance.id)
+            _close(instance)
+
+    def _plugin(self, name: Any) -> Plugin:
+        if isinstance(name, str):
+            if name in self.plugins:
+                return self.plugins[name]
+            if name in self.errors:
+                raise KongpsError(self.errors[name])
+        raise KongpsError(f"there is no plugin {name!r} on this server")
+
+    def _new_id(self) -> int:
+        while True:
+            id = 1 + secrets.randbelow(HIGHEST_INSTANCE_ID)
+            try:
+                self.dispatcher.instance(id)
+            except KongpsError:
+                return id
+
+
+class _MissingPlugin:
+    """Stands in an instance for a plugin that is not there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _decode_config(text: Any) -> dict[str, Any]:
+    """Decodes the configuration of an instance, JSON text.
+
+    :raises ConfigError: when it is no JSON object. The text itself is never shown: it may hold
+        secrets.
+    """
+    if isinstance(text, str):
+        text = text.encode("utf-8", "surrogateescape")
+    if not isinstance(text, bytes):
+        raise ConfigError("config", "expected JSON text")
+    try:
+        config = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise ConfigError("config", "expected JSON text; this is not JSON") from None
+    if config == [] or config is None:  # how Lua writes an empty table
+        return {}
+    if not isinstance(config, dict):
+        raise ConfigError("config", "expected a JSON object")
+    return config
+
+
+def _instance_id(id: Any) -> int:
+    if isinstance(id, bool) or not isinstance(id, (int, float)) or id != int(id):
+        raise KongpsError("an instance's id is a whole number")
+    if not 0 <= id < 2**63:
+        raise KongpsError(f"No plugin instance {int(id)}")
+    return int(id)
+
+
+def _status(instance: Instance) -> dict[str, Any]:
+    return {
+        "Name": instance.plugin.name,
+        "Id": instance.id,
+        "Config": instance.config,
+        "StartTime": instance.started,
+    }
+
+
+def _close(instance: Instance) -> None:
+    if instance.close is None:
+        return
+    try:
+        instance.close()
+    except BaseException as error:  # the plugin's own fault stays its own
+        logger.error(
+            "plugin %s, close of instance %d raised %s",
+            instance.plugin.name, instance.id, type(error).__name__, exc_info=error,
+        )  # fmt: skip

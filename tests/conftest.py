@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose path is short enough for sockets."""
+    directory = Path(tempfile.mkdtemp(prefix="kps"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def plugins(short_path: Path) -> Path:
+    """A plugins directory with the hello example in it."""
+    directory = short_path / "plugins"
+    directory.mkdir()
+    shutil.copy(EXAMPLES / "hello.py", directory)
+    return directory

@@ -1,0 +1,193 @@
+"""Talks MsgPack:1 to a server: over a socket, or to a Session without one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import msgpack
+
+from kongps.core.dispatch import Dispatcher, Instance
+from kongps.core.session import Session
+from kongps.pdk import Kong
+
+SRC = Path(__file__).parent.parent / "src"
+
+
+class RPCError(Exception):
+    """The server answered with an error."""
+
+
+class Wire:
+    """Calls in, answers out; a subclass moves the bytes."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+
+    def exchange(self, data: bytes) -> bytes:
+        raise NotImplementedError
+
+    def call(self, method: str, *args: Any) -> Any:
+        self.sequence += 1
+        packed = msgpack.packb([0, self.sequence, f"plugin.{method}", list(args)])
+        kind, sequence, error, result = msgpack.unpackb(
+            self.exchange(packed), strict_map_key=False, unicode_errors="surrogateescape"
+        )
+        assert (kind, sequence) == (1, self.sequence)
+        if error is not None:
+            raise RPCError(error)
+        return result
+
+    def start(self, name: str, config: str = "{}") -> int:
+        id: int = self.call("StartInstance", {"Name": name, "Config": config})["Id"]
+        return id
+
+    def event(self, instance: int, phase: str = "access") -> Any:
+        return self.call("HandleEvent", {"InstanceId": instance, "EventName": phase})
+
+    def step(self, asked: Any, value: Any = None, method: str = "Step") -> Any:
+        argument = {"EventId": asked["EventId"]}
+        if value is not None:
+            argument["Data"] = value
+        return self.call(method, argument)
+
+
+class Direct(Wire):
+    """A connection to a dispatcher, without a socket."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self.session = Session(dispatcher)
+
+    def exchange(self, data: bytes) -> bytes:
+        self.session.receive_data(data)
+        return self.session.data_to_send()
+
+
+class Socket(Wire):
+    """A connection to a server's socket."""
+
+    def __init__(self, path: str | os.PathLike[str], timeout: float = 10.0) -> None:
+        super().__init__()
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(timeout)
+        self.socket.connect(os.fspath(path))
+
+    def exchange(self, data: bytes) -> bytes:
+        self.socket.sendall(data)
+        return self.receive()
+
+    def receive(self) -> bytes:
+        data = b""
+        while True:
+            piece = self.socket.recv(1 << 16)
+            if not piece:
+                raise ConnectionError("the server closed the connection")
+            data += piece
+            try:
+                msgpack.unpackb(data, strict_map_key=False, unicode_errors="surrogateescape")
+                return data
+            except ValueError:
+                continue
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class OneHandler:
+    """The least that dispatch asks of a plugin."""
+
+    kong = Kong
+
+    def __init__(self, name: str = "one") -> None:
+        self.name = name
+
+
+def dispatcher_with(
+    dispatcher: Dispatcher, handler: Callable[[Any], Any], phase: str = "access", id: int = 1
+) -> Direct:
+    """Gives `dispatcher` an instance with one handler, and a connection to it."""
+    dispatcher.add_instance(Instance(id, OneHandler(), {}, 0.0, {phase: handler}))
+    return Direct(dispatcher)
+
+
+def environment() -> dict[str, str]:
+    """The environment for a kongps of this checkout."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("KONGPS_")}
+    return {**kept, "PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run(*words: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs the kongps command."""
+    return subprocess.run(
+        [sys.executable, "-m", "kongps", *words],
+        env={**environment(), **more},
+        cwd=cwd,
+        capture_output=True,
+        timeout=30,
+    )
+
+
+class Process:
+    """A kongps server in a process of its own.
+
+    :ivar log: the lines that it wrote so far to stderr, in a file.
+    """
+
+    def __init__(self, socket_path: Path, *words: str, **more: str) -> None:
+        self.socket_path = socket_path
+        self.log = socket_path.with_suffix(".log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kongps", *words],
+                env={**environment(), **more},
+                stdout=log,
+                stderr=log,
+            )
+        self.wait_for(lambda: self.is_listening() or self.process.poll() is not None)
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the server ended: {self.text()}")
+
+    def is_listening(self) -> bool:
+        try:
+            self.connect().close()
+        except OSError:
+            return False
+        return True
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {timeout} s; the log:\n{self.text()}")
+            time.sleep(0.01)
+
+    def connect(self) -> Socket:
+        return Socket(self.socket_path)
+
+    def end(self, timeout: float = 20.0) -> int:
+        """Waits for the process to end by itself."""
+        return self.process.wait(timeout)
+
+
+@contextlib.contextmanager
+def serving(directory: Path, socket_path: Path, *words: str, **more: str) -> Iterator[Process]:
+    """A server of the plugins in `directory`, ended at the end of the block."""
+    process = Process(
+        socket_path, "serve", "--plugins-directory", str(directory),
+        "--socket", str(socket_path), *words, **more,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.process.kill()
+        process.process.wait()
