@@ -41,7 +41,11 @@ def extensions() -> list[Extension]:
 
 
 setup(
-    packages=[*find_packages("src", include=["kongps*"]), "kongps.examples", "kongps.include.kongps"],
+    packages=[
+        *find_packages("src", include=["kongps*"]),
+        "kongps.examples",
+        "kongps.include.kongps",
+    ],
     package_dir={
         "": "src",
         "kongps.examples": "examples",

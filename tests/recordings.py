@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import json
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import msgpack
 
@@ -143,9 +144,9 @@ class Recording:
                     kept.append(step)
                 if step.answer and step.answer[2] is None and "Data" in (step.answer[3] or {}):
                     data = step.answer[3]["Data"]
-                    if data != "ret" and (row := functions.get(data["Method"])):
-                        if row.unavailable or row.name == ONLY_IN_STREAM:
-                            asked[step.answer[3]["EventId"]] = step
+                    row = None if data == "ret" else functions.get(data["Method"])
+                    if row is not None and (row.unavailable or row.name == ONLY_IN_STREAM):
+                        asked[step.answer[3]["EventId"]] = step
             else:
                 kept.append(step)
         self.steps = kept
@@ -276,9 +277,7 @@ class Replay:
         if step.method == "plugin.HandleEvent" and "InstanceId" in step.argument:
             raw = replace_number(raw, b"InstanceId", self._instance(step.argument["InstanceId"]))
         elif step.method in ("plugin.CloseInstance", "plugin.InstanceStatus"):
-            raw = replace_number(
-                raw, step.method.encode() + b"\x91", self._instance(step.argument)
-            )
+            raw = replace_number(raw, step.method.encode() + b"\x91", self._instance(step.argument))
         elif step.method in STEPS:
             if step.argument["EventId"] not in self.events:
                 return  # of an event that our PDK ended before the refused call was sent

@@ -173,9 +173,7 @@ def test_help_tells_of_every_subcommand() -> None:
         assert b"--plugins-directory" in ended_well(run(command, "--help"))
 
 
-def test_settings_come_from_the_environment_and_flags_win(
-    plugins: Path, short_path: Path
-) -> None:
+def test_settings_come_from_the_environment_and_flags_win(plugins: Path, short_path: Path) -> None:
     from_environment = {
         "KONGPS_PLUGINS_DIRECTORY": str(plugins),
         "KONGPS_SOCKET": str(short_path / "environment.sock"),

@@ -122,7 +122,7 @@ def test_a_handler_that_raises_where_no_exit_is_allowed_is_an_error(dispatcher: 
         raise ValueError("secret")
 
     wire = dispatcher_with(dispatcher, handler, phase="log")
-    with pytest.raises(RPCError, match="log handler.*raised ValueError") as caught:
+    with pytest.raises(RPCError, match=r"log handler.*raised ValueError") as caught:
         wire.event(1, "log")
     assert "secret" not in str(caught.value)
 
@@ -156,7 +156,7 @@ def test_a_pdk_call_with_a_wrong_argument_is_never_sent(dispatcher: Dispatcher) 
             kong.response.set_header("x", object())
         with pytest.raises(TypeError, match=r"kong.response.set_header"):
             kong.response.set_header("x", ["a", 5])
-        with pytest.raises(TypeError, match="argument 2 of kong.ctx.shared.set.*complex"):
+        with pytest.raises(TypeError, match=r"argument 2 of kong.ctx.shared.set.*complex"):
             kong.ctx.shared.set("x", [1j])
 
     assert dispatcher_with(dispatcher, handler).event(1)["Data"] == "ret"
@@ -323,7 +323,7 @@ def test_an_instance_taken_out_lets_its_events_end(dispatcher: Dispatcher) -> No
 
 
 def test_methods_that_are_not_known_are_errors(dispatcher: Dispatcher) -> None:
-    with pytest.raises(RPCError, match="unknown method plugin.Explode"):
+    with pytest.raises(RPCError, match=r"unknown method plugin.Explode"):
         Direct(dispatcher).call("Explode", 1)
 
 
@@ -335,7 +335,7 @@ def test_a_command_that_raises_is_an_error_and_hides_what_it_raised(
 
     dispatcher.on_command("plugin.Fail", fail)
     dispatcher.on_command("plugin.Unpackable", lambda _: object())
-    with pytest.raises(RPCError, match="plugin.Fail failed: ValueError$"):
+    with pytest.raises(RPCError, match=r"plugin.Fail failed: ValueError$"):
         Direct(dispatcher).call("Fail", 1)
     with pytest.raises(RPCError, match="PackError"):
         Direct(dispatcher).call("Unpackable", 1)

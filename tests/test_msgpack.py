@@ -28,8 +28,10 @@ SCALARS = st.one_of(
 )
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=20)
-    | st.dictionaries(st.one_of(TEXTS, INTEGERS, st.binary()), inner, max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=20)
+        | st.dictionaries(st.one_of(TEXTS, INTEGERS, st.binary()), inner, max_size=20)
+    ),
     max_leaves=60,
 )
 
@@ -206,7 +208,9 @@ def test_more_values_than_a_message_may_hold_are_refused() -> None:
 
 
 @given(VALUES, st.data())
-def test_bytes_cut_short_or_followed_by_more_are_refused(value: object, data: st.DataObject) -> None:
+def test_bytes_cut_short_or_followed_by_more_are_refused(
+    value: object, data: st.DataObject
+) -> None:
     packed = packb(value)
     cut = data.draw(st.integers(0, len(packed) - 1))
     with pytest.raises(UnpackError, match="end inside"):

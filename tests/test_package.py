@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import kongps
 from wire import SRC
+
+import kongps
 
 
 def test_without_a_core_for_this_interpreter_the_import_says_what_mends_it(

@@ -7,8 +7,9 @@ boundaries, at random ones, and into single bytes. The plugin makes the recorded
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 from recordings import STEPS, PDKCall, Recording, Replay, Restart, files

@@ -12,7 +12,8 @@ import logging
 import os
 import platform
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable
 
 from kongps import log
 from kongps._version import __version__
@@ -165,9 +166,7 @@ def _add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
     if socket:
         option("--socket", metavar="PATH", help="the unix socket that Kong connects to")
     option("--socket-mode", metavar="MODE", type=parse_mode, help="the socket's permissions")
-    option(
-        "--listen-queue-size", metavar="N", type=parse_count, help="connections that may wait"
-    )
+    option("--listen-queue-size", metavar="N", type=parse_count, help="connections that may wait")
     option(
         "--shutdown-timeout",
         metavar="SECONDS",

@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from typing import Sequence
+from collections.abc import Sequence
 
 from kongps.errors import ServerError
 

@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
-
 _N = TypeVar("_N", bound=Namespace)
 
 class HandlerExit(BaseException): ...
