@@ -2,7 +2,7 @@
 
 import logging
 
-from kongps.core.buffer cimport buffer_size
+from kongps.core.buffer cimport Buffer, buffer_size
 from kongps.core.dispatch cimport Dispatcher
 from kongps.core.loop cimport MOST_UNSENT, Loop, Stream
 from kongps.core.session cimport Session
@@ -18,13 +18,20 @@ cdef class Connection(Stream):
     :param dispatcher: whom its calls are for.
     """
     cdef Session session
+    cdef Buffer nothing   # stands for the outbox until the protocol is known
 
     def __init__(self, Dispatcher dispatcher not None):
         self.session = Session(dispatcher)
-        self.outbox = &self.session.protocol.outbox
+        self.outbox = &self.nothing
 
     cdef int received(self, const char* data, size_t size) except -1:
-        self.session.protocol.receive(data, size)
+        try:
+            self.session.receive(data, size)
+        except ProtocolError as error:
+            return self.refuse(error)
+        if self.session.protocol is None:
+            return 0
+        self.outbox = &self.session.protocol.outbox
         return self.sent()
 
     cdef int sent(self) except -1:
@@ -34,10 +41,18 @@ cdef class Connection(Stream):
                 more = self.session.carry_out(MOST_UNSENT)
                 self.flush()
         except ProtocolError as error:
-            logger.warning("closing a connection: %s", error)
-            self.flush()
-            self.close()
+            return self.refuse(error)
+        if self.session.protocol.closing and buffer_size(self.outbox) == 0:
+            return self.close()
         return 0
+
+    cdef int refuse(self, object error) except -1:
+        logger.warning("closing a connection: %s", error)
+        self.flush()
+        return self.close()
+
+    cdef int lost(self) except -1:
+        return self.session.lost()
 
 
 def serve(Loop loop not None, listening, Dispatcher dispatcher not None):

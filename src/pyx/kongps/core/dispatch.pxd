@@ -21,6 +21,7 @@ cdef class Instance:
     cdef readonly object close        # the plugin's own close(), or None
     cdef object pdk                   # what makes the `kong` of an event
     cdef list handlers                # by phase number; None where the plugin has none
+    cdef bint pipelined               # PDK calls without a result need not be waited for
 
 
 cdef enum EventState:
@@ -79,6 +80,7 @@ cdef class Dispatcher:
     cdef readonly uint64_t handled     # events started since the server started
 
     cdef int handle(self, Call call, Protocol protocol) except -1
+    cdef int connection_lost(self, Protocol protocol) except -1
     cdef int handle_event(self, Call call, Protocol protocol) except -1
     cdef int handle_step(self, Call call, Protocol protocol) except -1
     cdef int handle_command(self, Call call, Protocol protocol) except -1

@@ -16,6 +16,7 @@ from kongps.core.function cimport Function, find_function
 from kongps.core.phases cimport phase_name
 from kongps.core.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Call, Protocol
 
+from kongps.core.body_file import BodyFile
 from kongps.core.msgpack import PackError
 from kongps.core.phases import PHASE_NAMES
 from kongps.errors import KongpsError, PDKError
@@ -67,6 +68,7 @@ cdef class Instance:
         self.started = started
         self.failure = failure
         self.pdk = getattr(plugin, "kong", None)
+        self.pipelined = getattr(plugin, "pipelined", True)
         self.handlers = [handlers.get(name) for name in PHASE_NAMES]
         self.close = handlers.get("close")
 
@@ -75,11 +77,12 @@ cdef class Event:
     """One phase of one request, handled by one plugin instance."""
 
     cdef int ask(self, Function function, tuple args) except -1:
-        """Asks Kong to call `function`; the answer comes as a step.
+        """Asks Kong to call `function`. The event is WAITING when the answer is to come as a step.
 
         :raises PDKError: when the event is over, or the function has no place in this phase.
         :raises TypeError: for an argument that Kong would not take.
         """
+        cdef bint awaited
         if self.state != RUNNING:
             raise PDKError(function.name, "the event is over; Kong no longer listens")
         if function.unavailable:
@@ -94,13 +97,14 @@ cdef class Event:
             args = args[:-1]
         function.check(args)
         try:
-            self.protocol.answer_pdk_call(self.sequence, self.id, function, args)
+            awaited = self.protocol.answer_pdk_call(
+                self.sequence, self.id, function, args, self.instance.pipelined
+            )
         except PackError as error:
             raise TypeError(str(error)) from None
-        self.protocol = None
         if function.terminal:
             self.dispatcher.forget_event(self)
-        else:
+        elif awaited:
             self.state = WAITING
         return 0
 
@@ -133,9 +137,9 @@ cdef class Event:
         """
         self.dispatcher.forget_event(self)
         if EXIT.phase_bits & (1 << self.phase):
-            self.protocol.answer_pdk_call(self.sequence, self.id, EXIT, UNEXPECTED)
+            self.protocol.answer_pdk_call(self.sequence, self.id, EXIT, UNEXPECTED, False)
         else:
-            self.protocol.answer_error(self.sequence, reason)
+            self.protocol.answer_failure(self.sequence, self.id, reason)
         self.protocol = None
         return 0
 
@@ -252,6 +256,16 @@ cdef class Dispatcher:
         """
         return self._abandon(float("inf"))
 
+    cdef int connection_lost(self, Protocol protocol) except -1:
+        """Ends the event that a connection belonged to; most belong to none."""
+        cdef Event event
+        if protocol.event:
+            event = self.find_event(protocol.event)
+            if event is not None and event.state == WAITING:
+                self.forget_event(event)
+                event.runner.abandon(event)
+        return 0
+
     def _abandon(self, double before):
         cdef uint64_t place
         cdef Event event
@@ -262,6 +276,8 @@ cdef class Dispatcher:
                 if event.state == WAITING and event.last_step <= before:
                     idle.append(event)
         for event in idle:
+            if event.protocol.event == event.id:
+                event.protocol.closing = True  # out of step with Kong from now on
             self.forget_event(event)
             event.runner.abandon(event)
         return len(idle)
@@ -294,8 +310,8 @@ cdef class Dispatcher:
         if instance.failure is not None:
             return event.fail(instance.failure)
         self.forget_event(event)
-        return protocol.answer_error(
-            call.sequence,
+        return protocol.answer_failure(
+            call.sequence, event.id,
             f"plugin {instance.plugin.name} has no {phase_name(call.phase)} handler",
         )
 
@@ -412,7 +428,10 @@ cdef class Namespace:
             or from a plugin server, and when the event is over.
         :raises TypeError: for an argument that Kong would not take.
         """
-        return self.event.runner.call(self.event, find_function(function), args)
+        cdef object value = self.event.runner.call(self.event, find_function(function), args)
+        if type(value) is BodyFile:
+            return value.read(function)
+        return value
 
     @property
     def _phase(self):

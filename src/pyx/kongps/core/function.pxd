@@ -21,7 +21,9 @@ cdef class Function:
     cdef Py_ssize_t required      # how many parameters cannot be left out
     cdef bint open_ended          # takes further arguments of any type
     cdef bint checked             # False for a name that is not in the table
-    cdef bytes msgpack_head       # made and used by the MsgPack:1 protocol alone
+    # What the protocols made of it for themselves, at its first call.
+    cdef bytes msgpack_head
+    cdef object protobuf_rpc
 
     cdef int check(self, tuple args) except -1
 

@@ -7,7 +7,7 @@ switches back. Greenlets are kept and used again: starting one costs more than a
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from kongps.core.dispatch cimport WAITING, Event, Runner
+from kongps.core.dispatch cimport OVER, RUNNING, Event, Runner
 from kongps.core.function cimport Function
 from kongps.core.greenlet cimport (
     PyGreenlet_GetCurrent, PyGreenlet_Import, PyGreenlet_New, PyGreenlet_Switch,
@@ -96,14 +96,16 @@ cdef class InlineRunner(Runner):
                 "another thread or another event's handler",
             )
         event.ask(function, args)
-        if event.state == WAITING:
-            PyGreenlet_Switch(self.loop, NULL, NULL)
-            value = event.value
-            event.value = None
-            if event.failed:
-                raise PDKError(function.name, str(value))
-            return value
-        raise HandlerExit(function.name)
+        if event.state == OVER:
+            raise HandlerExit(function.name)
+        if event.state == RUNNING:
+            return None  # without a result, and not waited for
+        PyGreenlet_Switch(self.loop, NULL, NULL)
+        value = event.value
+        event.value = None
+        if event.failed:
+            raise PDKError(function.name, str(value))
+        return value
 
     cdef int abandon(self, Event event) except -1:
         cdef Event outer = self.current

@@ -182,8 +182,8 @@ cdef class MsgPackRPC(Protocol):
         buffer_append(&self.outbox, b"\xc0\x82\xa4Data\xa3ret\xa7EventId", 19)
         return write_unsigned(&self.outbox, <uint64_t>event)
 
-    cdef int answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
-                             tuple args) except -1:
+    cdef bint answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
+                              tuple args, bint pipelined) except -1:
         cdef Py_ssize_t index = 0
         cdef Py_ssize_t count = PyTuple_GET_SIZE(args)
         cdef size_t written
@@ -208,7 +208,10 @@ cdef class MsgPackRPC(Protocol):
             if isinstance(error, PackError):
                 raise PackError(f"argument {index + 1} of {function.name}: {error}") from None
             raise
-        return 0
+        return True
+
+    cdef int answer_failure(self, int64_t sequence, int64_t event, str text) except -1:
+        return self.answer_error(sequence, text)
 
     cdef int answer_result(self, int64_t sequence, object result) except -1:
         cdef size_t written = buffer_size(&self.outbox)

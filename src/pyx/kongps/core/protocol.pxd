@@ -28,11 +28,14 @@ cdef class Protocol:
     cdef Buffer inbox
     cdef Buffer outbox
     cdef readonly str name
+    cdef readonly bint closing    # to be closed when what is in the outbox has been sent
+    cdef int64_t event            # the event that the connection belongs to; 0 for none
 
     cdef int receive(self, const char* data, size_t size) except -1
     cdef bint next_call(self, Call call) except -1
     cdef int answer_return(self, int64_t sequence, int64_t event) except -1
-    cdef int answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
-                             tuple args) except -1
+    cdef bint answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
+                              tuple args, bint pipelined) except -1
+    cdef int answer_failure(self, int64_t sequence, int64_t event, str text) except -1
     cdef int answer_result(self, int64_t sequence, object result) except -1
     cdef int answer_error(self, int64_t sequence, str text) except -1

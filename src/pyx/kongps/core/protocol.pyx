@@ -71,12 +71,20 @@ cdef class Protocol:
         """The handler of `event` has returned."""
         raise NotImplementedError
 
-    cdef int answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
-                             tuple args) except -1:
+    cdef bint answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
+                              tuple args, bint pipelined) except -1:
         """Asks Kong to call `function` for `event`.
 
+        Returns whether the handler has to wait for Kong's answer: False, where `pipelined`
+        allows it, for a function without a result, whose answer is checked off when it comes.
+
         :raises PackError: when an argument cannot be carried; nothing has been written then.
+        :raises PDKError: when the protocol has no such function.
         """
+        raise NotImplementedError
+
+    cdef int answer_failure(self, int64_t sequence, int64_t event, str text) except -1:
+        """The handler of `event` has failed, in a phase that cannot end the request."""
         raise NotImplementedError
 
     cdef int answer_result(self, int64_t sequence, object result) except -1:
@@ -109,7 +117,7 @@ cdef class Protocol:
     def send_pdk_call(self, int64_t sequence, int64_t event, str function not None,
                       tuple args not None):
         """Answers with a PDK function for Kong to call."""
-        self.answer_pdk_call(sequence, event, find_function(function), args)
+        self.answer_pdk_call(sequence, event, find_function(function), args, False)
 
     def send_result(self, int64_t sequence, result):
         """Answers a command with its result."""

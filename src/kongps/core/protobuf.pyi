@@ -1,0 +1,6 @@
+from typing import Any, Final
+
+LIMITS: Final[dict[str, int]]
+
+def encode_message(name: str, value: object) -> bytes: ...
+def decode_message(name: str, data: bytes | bytearray | memoryview) -> Any: ...

@@ -1,0 +1,3 @@
+from kongps.core.protocol import Protocol
+
+class ProtobufRPC(Protocol): ...

@@ -1,0 +1,47 @@
+"""ProtoBuf:1, Kong's protocol of length-prefixed Protocol Buffers messages."""
+
+from libc.stdint cimport int64_t, uint8_t
+
+from kongps.core.function cimport Function
+from kongps.core.protobuf cimport MessageType
+from kongps.core.protocol cimport Call, Protocol
+
+
+cdef enum:
+    # Largest frame with a call of Kong, in bytes: the configuration of an instance is the only
+    # large thing in one. Below 0xca0000, so that the length of no such frame starts as a
+    # MsgPack:1 request does; `session.pyx` has the proof.
+    MAX_CALL_SIZE = 8388608
+    # Largest frame with an answer of Kong: a body.
+    MAX_ANSWER_SIZE = 67108864
+    # Bytes of PDK calls that may wait in the outbox before one of them is waited for.
+    MAX_PIPELINED = 16384
+
+
+cdef enum Form:
+    # What becomes of a result message.
+    NOTHING      # Empty: there is no result
+    ONLY_FIELD   # String, Int, …: the field's value, None when it is not there
+    WHOLE        # a Value, Struct, …, or the dict of its fields; None when there is none
+
+
+cdef class Rpc:
+    """How one PDK function travels."""
+    cdef Function function
+    cdef bytes head               # the frame with its name
+    cdef MessageType input
+    cdef MessageType output
+    cdef Py_ssize_t most_args
+    cdef Form form
+    cdef object before
+    cdef object after
+
+
+cdef class ProtobufRPC(Protocol):
+    cdef object unanswered        # a deque of Rpc: the calls that Kong has not answered yet
+    cdef bint awaiting            # a handler waits for the answer of the last of them
+    cdef tuple awaited_args
+
+    cdef bint read_call(self, Call call, const uint8_t* data, size_t size) except -1
+    cdef bint read_answer(self, Call call, const uint8_t* data, size_t size) except -1
+    cdef int write_return(self, int64_t sequence) except -1
