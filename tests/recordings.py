@@ -15,6 +15,7 @@ import msgpack
 from kongps.core.function import registered
 from kongps.core.session import Session
 from kongps.pdk import Kong
+from kongps.pdk.asked_once import ASKED_ONCE
 from kongps.server import make_dispatcher
 
 CAPTURES = Path(__file__).parent / "data" / "captures"
@@ -61,6 +62,7 @@ class PDKCall:
 class Script:
     """What the recorded handler of one event did."""
 
+    phase: str
     calls: list[PDKCall] = field(default_factory=list)
     returned: bool = False
 
@@ -80,16 +82,18 @@ def unpack(data: bytes) -> Any:
 class Recording:
     """One session between a Kong and a plugin server.
 
+    :param all_calls: also those PDK calls that our server would not send.
     :ivar steps: its requests and restarts, in order.
     :ivar scripts: what the plugin did in each event, in the order of their HandleEvents.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, all_calls: bool = False) -> None:
         self.path = path
         self.steps: list[Request | Restart] = []
         self.scripts: list[Script] = []
         self._read()
-        self._leave_out_unavailable_functions()
+        if not all_calls:
+            self._leave_out_calls_that_are_not_sent()
         self._make_scripts()
 
     def _read(self) -> None:
@@ -126,13 +130,14 @@ class Recording:
                 elif message[0] == 1:
                     waiting.pop((row["conn"], message[1])).answer = message
 
-    def _leave_out_unavailable_functions(self) -> None:
-        """Makes the session one whose plugin never called what our PDK has no use for.
+    def _leave_out_calls_that_are_not_sent(self) -> None:
+        """Makes the session one in which the plugin never made a call that our PDK does not send.
 
-        Kong answers such calls, with nothing; the step goes, and its answer with it.
+        Either Kong answers such a call with nothing, or the answer is known already: the step
+        goes, and its answer with it.
         """
-        functions = registered()
         asked: dict[int, Request] = {}
+        told: dict[int, set[tuple[str, str]]] = {}
         kept: list[Request | Restart] = []
         for step in self.steps:
             if isinstance(step, Request):
@@ -143,13 +148,32 @@ class Recording:
                 else:
                     kept.append(step)
                 if step.answer and step.answer[2] is None and "Data" in (step.answer[3] or {}):
-                    data = step.answer[3]["Data"]
-                    row = None if data == "ret" else functions.get(data["Method"])
-                    if row is not None and (row.unavailable or row.name == ONLY_IN_STREAM):
-                        asked[step.answer[3]["EventId"]] = step
+                    event, data = step.answer[3]["EventId"], step.answer[3]["Data"]
+                    if step.method == "plugin.HandleEvent":
+                        told[event] = set()
+                    if data != "ret" and not self._is_sent(data, told.setdefault(event, set())):
+                        asked[event] = step
             else:
                 kept.append(step)
+        for step in asked.values():
+            step.answer = None  # Kong never stepped it
         self.steps = kept
+
+    @staticmethod
+    def _is_sent(call: dict[str, Any], told: set[tuple[str, str]]) -> bool:
+        name = call["Method"]
+        row = registered().get(name)
+        if row is not None and (row.unavailable or name == ONLY_IN_STREAM):
+            return False
+        for known in list(told):
+            if name in ASKED_ONCE[known[0]]:
+                told.remove(known)
+        key = (name, repr(call["Args"]))
+        if key in told:
+            return False
+        if name in ASKED_ONCE:
+            told.add(key)
+        return True
 
     def _make_scripts(self) -> None:
         open_scripts: dict[int, Script] = {}
@@ -161,7 +185,7 @@ class Recording:
             if step.method == "plugin.HandleEvent":
                 if step.answer is not None and step.answer[2] is not None:
                     continue  # no handler ran
-                script = Script()
+                script = Script(step.argument.get("EventName", ""))
                 self.scripts.append(script)
             elif step.method in STEPS:
                 script = open_scripts.get(step.argument["EventId"])

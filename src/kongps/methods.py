@@ -51,6 +51,7 @@ class Methods:
         self.last_close: dict[str, float] = {}
         handlers: dict[str, Callable[[Any], Any]] = {
             "plugin.SetPluginDir": self.set_plugin_dir,
+            "plugin.GetPluginNames": self.get_plugin_names,
             "plugin.GetPluginInfo": self.get_plugin_info,
             "plugin.GetStatus": self.get_status,
             "plugin.StartInstance": self.start_instance,
@@ -69,6 +70,10 @@ class Methods:
             except OSError:
                 pass
         raise KongpsError("the plugins directory is set by the server's command line")
+
+    def get_plugin_names(self, _: Any) -> list[str]:
+        """The names of the plugins served."""
+        return list(self.plugins)
 
     def get_plugin_info(self, name: Any) -> dict[str, Any]:
         """Name, phases, version, priority and schema of a plugin."""

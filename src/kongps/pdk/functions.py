@@ -14,7 +14,8 @@ raises :class:`kongps.PDKError` with that sentence.
 
 from __future__ import annotations
 
-from kongps.core.function import Function, register
+from kongps.core.function import Function, ask_once, register
+from kongps.pdk.asked_once import ASKED_ONCE
 
 __all__ = ["FUNCTIONS"]
 
@@ -428,3 +429,4 @@ FUNCTIONS = (
 )
 
 register(FUNCTIONS)
+ask_once(ASKED_ONCE)

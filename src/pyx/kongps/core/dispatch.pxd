@@ -46,8 +46,12 @@ cdef class Event:
     # What Kong's last step brought.
     cdef object value
     cdef bint failed
+    # What Kong answered to functions that are asked once, by (function's name, arguments).
+    cdef dict told
 
     cdef int ask(self, Function function, tuple args) except -1
+    cdef int remember(self, Function function, tuple args, object value) except -1
+    cdef int drop_answers(self, Function function) except -1
     cdef int returned(self) except -1
     cdef int raised(self, object error) except -1
     cdef int fail(self, str reason) except -1
@@ -77,6 +81,7 @@ cdef class Dispatcher:
     cdef EventTable events
     cdef Runner runner
     cdef readonly double event_timeout
+    cdef readonly bint pipelining
     cdef readonly uint64_t handled     # events started since the server started
 
     cdef int handle(self, Call call, Protocol protocol) except -1

@@ -96,9 +96,12 @@ cdef class Event:
         while args and args[-1] is None:
             args = args[:-1]
         function.check(args)
+        if function.drops is not None and self.told is not None:
+            self.drop_answers(function)
         try:
             awaited = self.protocol.answer_pdk_call(
-                self.sequence, self.id, function, args, self.instance.pipelined
+                self.sequence, self.id, function, args,
+                self.dispatcher.pipelining and self.instance.pipelined,
             )
         except PackError as error:
             raise TypeError(str(error)) from None
@@ -106,6 +109,22 @@ cdef class Event:
             self.dispatcher.forget_event(self)
         elif awaited:
             self.state = WAITING
+        return 0
+
+    cdef int remember(self, Function function, tuple args, object value) except -1:
+        """Keeps an answer that cannot change, if the plugin cannot change it either."""
+        if value is None or isinstance(value, (str, int, float)):
+            if self.told is None:
+                self.told = {}
+            self.told[function.name, args] = value
+        return 0
+
+    cdef int drop_answers(self, Function function) except -1:
+        """Forgets the answers that a call of `function` may change."""
+        cdef tuple key
+        for key in list(self.told):
+            if key[0] in function.drops:
+                del self.told[key]
         return 0
 
     cdef int returned(self) except -1:
@@ -180,11 +199,14 @@ cdef class Dispatcher:
     :param runner: where handlers run.
     :param event_timeout: seconds without a step after which Kong has given an event up. Kong
         itself waits 60 s for an answer.
+    :param pipelining: whether a PDK call without a result need not be waited for, where the
+        protocol allows that.
     """
 
-    def __init__(self, Runner runner not None, double event_timeout=60.0):
+    def __init__(self, Runner runner not None, double event_timeout=60.0, bint pipelining=True):
         self.runner = runner
         self.event_timeout = event_timeout
+        self.pipelining = pipelining
         self.instances = {}
         self.commands = {}
 

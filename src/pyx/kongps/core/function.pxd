@@ -21,6 +21,8 @@ cdef class Function:
     cdef Py_ssize_t required      # how many parameters cannot be left out
     cdef bint open_ended          # takes further arguments of any type
     cdef bint checked             # False for a name that is not in the table
+    cdef bint asked_once          # its answer cannot change within an event
+    cdef tuple drops              # names of functions whose answers a call of it may change
     # What the protocols made of it for themselves, at its first call.
     cdef bytes msgpack_head
     cdef object protobuf_rpc

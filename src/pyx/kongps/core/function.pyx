@@ -152,6 +152,19 @@ def register(functions):
         TABLE_OF_FUNCTIONS[(<Function>function).name] = function
 
 
+def ask_once(answers):
+    """Says which functions need not be asked twice within an event.
+
+    :param answers: by the function's name, the names of the functions that can change its answer.
+    """
+    cdef Function function
+    for name, changed_by in answers.items():
+        (<Function?>TABLE_OF_FUNCTIONS[name]).asked_once = True
+        for setter in changed_by:
+            function = <Function?>TABLE_OF_FUNCTIONS[setter]
+            function.drops = (*(function.drops or ()), name)
+
+
 def registered():
     """:returns: the rows, a dict by the function's name."""
     return dict(TABLE_OF_FUNCTIONS)

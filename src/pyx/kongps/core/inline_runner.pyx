@@ -95,6 +95,8 @@ cdef class InlineRunner(Runner):
                 "called from outside the handler of its event: the event is over, or this is "
                 "another thread or another event's handler",
             )
+        if function.asked_once and event.told is not None and (function.name, args) in event.told:
+            return event.told[function.name, args]
         event.ask(function, args)
         if event.state == OVER:
             raise HandlerExit(function.name)
@@ -105,6 +107,8 @@ cdef class InlineRunner(Runner):
         event.value = None
         if event.failed:
             raise PDKError(function.name, str(value))
+        if function.asked_once:
+            event.remember(function, args, value)
         return value
 
     cdef int abandon(self, Event event) except -1:
