@@ -35,6 +35,7 @@ cdef class Rpc:
     cdef Form form
     cdef object before
     cdef object after
+    cdef object absent
 
 
 cdef class ProtobufRPC(Protocol):
