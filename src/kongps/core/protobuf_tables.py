@@ -193,6 +193,15 @@ def _first_argument(value: Any, args: tuple[Any, ...]) -> Any:
     return found[0] if isinstance(found, list) else found
 
 
+def _lua_value(value: Any, args: tuple[Any, ...]) -> Any:
+    """An empty table of Lua is an empty list, as over MsgPack:1."""
+    if isinstance(value, dict):
+        return {name: _lua_value(item, ()) for name, item in value.items()} or []
+    if isinstance(value, list):
+        return [_lua_value(item, ()) for item in value]
+    return value
+
+
 def _body(value: Any, args: tuple[Any, ...]) -> Any:
     if "error" in value:
         raise AnswerError(value["error"])
@@ -262,6 +271,8 @@ ADAPTED = {
     "kong.request.get_query_arg": Adapted(
         "kong.request.get_query", before=lambda args: (DEFAULT_LIMIT,), after=_first_argument
     ),
+    "kong.ctx.shared.get": Adapted(after=_lua_value),
+    "kong.nginx.get_ctx": Adapted(after=_lua_value),
     "kong.ip.is_trusted": Adapted(absent=False),
     "kong.request.get_raw_query": Adapted(absent=""),
     "kong.request.get_raw_body": Adapted(before=lambda args: (), after=_body),
