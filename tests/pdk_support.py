@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, Callable
 
 import msgpack
+from wire import DirectProtobuf, frame
 
 from kongps.core.dispatch import HandlerExit, Instance
 from kongps.core.session import Session
@@ -94,3 +95,73 @@ def run(
         session.receive_data(pack([0, number + 1, method, [step]]))
     dispatcher.abandon_all_events()
     return outcome
+
+
+def run_protobuf(
+    handler: Callable[[Any], Any],
+    phase: str = "access",
+    answers: Iterable[bytes] = (),
+    kong: type[Any] = Kong,
+) -> Outcome:
+    """The same over ProtoBuf:1; `answers` are messages, and a function's arguments one too.
+
+    ``last`` is ``"ret"`` when the event has ended.
+    """
+    outcome = Outcome()
+
+    def handle(kong: Any) -> None:
+        try:
+            outcome.value = handler(kong)
+        except BaseException as error:
+            outcome.error = error
+            raise
+
+    dispatcher = make_dispatcher({})
+    plugin: Any = SimpleNamespace(name="survey", kong=kong)
+    dispatcher.add_instance(Instance(7, plugin, {}, 0.0, {phase: handle}))
+    wire = DirectProtobuf(dispatcher)
+    wire.begin(7, phase)
+    replies = iter(answers)
+    while wire.frames:
+        asked = wire.read_asked()
+        if asked is None:
+            outcome.last = "ret"
+            break
+        outcome.sent.append((asked.function, [asked.message]))
+        answer = next(replies, None)
+        if answer is not None:
+            wire.send(frame(answer))
+    dispatcher.abandon_all_events()
+    return outcome
+
+
+# --- the recorded surveys of the PDK -------------------------------------------------------------
+
+
+def decoded(value: Any) -> Any:
+    """A recorded value as it was on the wire."""
+    if isinstance(value, dict):
+        if value.keys() == {"__bytes__"}:
+            return value["__bytes__"].encode("latin-1")
+        return {name: decoded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [decoded(item) for item in value]
+    return value
+
+
+def wire_answer(function: str, value: Any) -> Any:
+    value = decoded(value)
+    if function == "kong.request.get_uri_captures" and value["unnamed"]:
+        # JSON has text for keys where MessagePack has numbers.
+        value["unnamed"] = {int(index): text for index, text in value["unnamed"].items()}
+    return value
+
+
+def was_unknown(row: dict[str, Any]) -> bool:
+    return any("could not find pdk method" in line for line in row["log"])
+
+
+def was_refused(row: dict[str, Any]) -> bool:
+    if row["result"] is None:
+        return True
+    return bool(row["result"]["terminal"]) and any("rpc/mp_rpc.lua" in line for line in row["log"])

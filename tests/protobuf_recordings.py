@@ -86,7 +86,18 @@ def seen_value(function: str, message: bytes, args: tuple[Any, ...] = ()) -> Any
             "unnamed": {n: as_text(item) for n, item in enumerate(unnamed, 1)},
             "named": {name: as_text(item) for name, item in named.items()},
         }
-    return value if value != {} or kind == "Value" else None
+    if kind == "Value":
+        return with_empty_lists(value)
+    return value or None
+
+
+def with_empty_lists(value: Any) -> Any:
+    """An empty table of Lua arrives as an empty list."""
+    if isinstance(value, dict):
+        return {name: with_empty_lists(item) for name, item in value.items()} or []
+    if isinstance(value, list):
+        return [with_empty_lists(item) for item in value]
+    return value
 
 
 def as_text(raw: bytes) -> str:

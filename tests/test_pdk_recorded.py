@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pdk_support import run
+from pdk_support import decoded, run, was_refused, was_unknown, wire_answer
 
 from kongps.core.dispatch import HandlerExit
 from kongps.core.function import registered
@@ -40,25 +40,6 @@ KEEP_TABLES = {"kong.log.inspect", "kong.log.set_serialize_value"}
 NO_FUNCTIONS = {"kong.configuration", "kong.version", "kong.request"}
 
 
-def decoded(value: Any) -> Any:
-    """A recorded value as it was on the wire."""
-    if isinstance(value, dict):
-        if value.keys() == {"__bytes__"}:
-            return value["__bytes__"].encode("latin-1")
-        return {name: decoded(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [decoded(item) for item in value]
-    return value
-
-
-def wire_answer(function: str, value: Any) -> Any:
-    value = decoded(value)
-    if function == "kong.request.get_uri_captures" and value["unnamed"]:
-        # JSON has text for keys where MessagePack has numbers.
-        value["unnamed"] = {int(index): text for index, text in value["unnamed"].items()}
-    return value
-
-
 def expected_value(function: str, answer: Any) -> Any:
     """What the plugin gets for an answer."""
     if function == "kong.log.serialize":
@@ -77,16 +58,6 @@ def expected_arguments(function: str, arguments: list[Any]) -> list[Any]:
     while arguments and arguments[-1] is None:
         arguments = arguments[:-1]
     return arguments
-
-
-def was_unknown(row: dict[str, Any]) -> bool:
-    return any("could not find pdk method" in line for line in row["log"])
-
-
-def was_refused(row: dict[str, Any]) -> bool:
-    if row["result"] is None:
-        return True
-    return bool(row["result"]["terminal"]) and any("rpc/mp_rpc.lua" in line for line in row["log"])
 
 
 def refused_nevertheless(row: dict[str, Any]) -> bool:
