@@ -82,6 +82,34 @@ def test_an_answer_is_not_told_after_the_event(dispatcher: Dispatcher) -> None:
         kept[0].request.get_method()
 
 
+def test_an_answer_is_not_told_once_the_event_has_ended(dispatcher: Dispatcher) -> None:
+    def handler(kong: Any) -> None:
+        try:
+            kong.request.get_method()
+            kong.response.exit(403)
+        finally:
+            with pytest.raises(PDKError, match="over"):
+                kong.request.get_method()
+
+    wire = dispatcher_with(dispatcher, handler)
+    assert wire.step(wire.event(1), "GET")["Data"]["Method"] == "kong.response.exit"
+
+
+def test_arguments_of_any_type_are_checked_or_sent_as_ever(dispatcher: Dispatcher) -> None:
+    seen = []
+
+    def handler(kong: Any) -> None:
+        seen.append(kong.request.get_header("host"))
+        with pytest.raises(TypeError, match=r"kong.request.get_header: .* not list"):
+            kong.request.get_header(["host"])
+        seen.append(kong.request.get_header(bytearray(b"host")))
+
+    wire = dispatcher_with(dispatcher, handler)
+    answer = wire.step(wire.event(1), "example.test")
+    assert wire.step(answer, "again.test")["Data"] == "ret"
+    assert seen == ["example.test", "again.test"]
+
+
 def test_the_table_names_functions_that_are_there() -> None:
     functions = registered()
     for name, changed_by in ASKED_ONCE.items():

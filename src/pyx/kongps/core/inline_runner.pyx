@@ -89,13 +89,19 @@ cdef class InlineRunner(Runner):
 
     cdef object call(self, Event event, Function function, tuple args):
         cdef object value
+        cdef bint kept
         if event is not self.current or PyThread_get_thread_ident() != self.thread:
             raise PDKError(
                 function.name,
                 "called from outside the handler of its event: the event is over, or this is "
                 "another thread or another event's handler",
             )
-        if function.asked_once and event.told is not None and (function.name, args) in event.told:
+        # Only of calls without an argument or with a name: others may not even be hashable.
+        kept = function.asked_once and (not args or type(args[0]) is str)
+        if (
+            kept and event.state == RUNNING and event.told is not None
+            and (function.name, args) in event.told
+        ):
             return event.told[function.name, args]
         event.ask(function, args)
         if event.state == OVER:
@@ -107,7 +113,7 @@ cdef class InlineRunner(Runner):
         event.value = None
         if event.failed:
             raise PDKError(function.name, str(value))
-        if function.asked_once:
+        if kept:
             event.remember(function, args, value)
         return value
 
