@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml setup.py src/kongps/_version.py $(CORE)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' || { echo "no Python.h: apt-get install python3-dev" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -56,7 +56,7 @@ wheel-check: $(INSTALLED)
 	rm -rf dist .wheel-check
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'build>=1,<2'
 	$(BIN)/python -m build --outdir dist . > build.log 2>&1 || { cat build.log; exit 1; }
-	@! grep -n "warning:" build.log
+	@! grep -nE "\.(c|h|pyx|pxd):[0-9]+.*warning" build.log
 	$(PYTHON) -m venv .wheel-check
 	.wheel-check/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd / && $(CURDIR)/.wheel-check/bin/kongps demo

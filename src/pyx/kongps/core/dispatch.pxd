@@ -26,6 +26,7 @@ cdef class Instance:
 
 cdef enum EventState:
     RUNNING    # its handler has the processor
+    ASKING     # a PDK call is being written
     WAITING    # Kong has been asked for something
     OVER
 
@@ -46,6 +47,9 @@ cdef class Event:
     # What Kong's last step brought.
     cdef object value
     cdef bint failed
+    # How the handler ended while Kong was asked, as when something raised into its greenlet.
+    cdef bint ended
+    cdef object ended_by
     # What Kong answered to functions that are asked once, by (function's name, arguments).
     cdef dict told
 
@@ -55,6 +59,7 @@ cdef class Event:
     cdef int returned(self) except -1
     cdef int raised(self, object error) except -1
     cdef int fail(self, str reason) except -1
+    cdef bint too_late(self) except -1
     cdef object describe(self)
 
 
@@ -88,6 +93,7 @@ cdef class Dispatcher:
     cdef int connection_lost(self, Protocol protocol) except -1
     cdef int handle_event(self, Call call, Protocol protocol) except -1
     cdef int handle_step(self, Call call, Protocol protocol) except -1
+    cdef int run(self, Event event, bint first) except -1
     cdef int handle_command(self, Call call, Protocol protocol) except -1
     cdef Event new_event(self, Instance instance, int phase)
     cdef Event find_event(self, int64_t id)

@@ -5,7 +5,8 @@ ended the request, or was abandoned by Kong. In between it is either running or 
 ``Step`` that brings the answer to a PDK call; steps may come on any connection.
 """
 
-import logging
+import secrets
+from logging import ERROR, INFO, WARNING
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
@@ -19,12 +20,14 @@ from kongps.core.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Call,
 from kongps.core.body_file import BodyFile
 from kongps.core.msgpack import PackError
 from kongps.core.phases import PHASE_NAMES
+from kongps.core.report import report
 from kongps.errors import KongpsError, PDKError
-
-logger = logging.getLogger("kongps")
 
 cdef enum:
     FIRST_EVENTS = 64   # places of the event table at first; it doubles when half of it is taken
+    # Most events under way; each holds about 7 KB. Kong has at most one for each connection that
+    # its nginx workers serve (worker_connections, 16384 each by default in Kong).
+    MAX_EVENTS = 65536
 
 # What a Lua plugin's error ends in (kong/init.lua); the client sees the same from this server.
 UNEXPECTED = (500, {"message": "An unexpected error occurred"})
@@ -83,6 +86,8 @@ cdef class Event:
         :raises TypeError: for an argument that Kong would not take.
         """
         cdef bint awaited
+        if self.state == ASKING:
+            raise PDKError(function.name, "called while the arguments of another call are packed")
         if self.state != RUNNING:
             raise PDKError(function.name, "the event is over; Kong no longer listens")
         if function.unavailable:
@@ -96,8 +101,11 @@ cdef class Event:
         while args and args[-1] is None:
             args = args[:-1]
         function.check(args)
+        if self.too_late():
+            return 0
         if function.drops is not None and self.told is not None:
             self.drop_answers(function)
+        self.state = ASKING
         try:
             awaited = self.protocol.answer_pdk_call(
                 self.sequence, self.id, function, args,
@@ -105,11 +113,28 @@ cdef class Event:
             )
         except PackError as error:
             raise TypeError(str(error)) from None
+        finally:
+            self.state = RUNNING
         if function.terminal:
             self.dispatcher.forget_event(self)
         elif awaited:
             self.state = WAITING
         return 0
+
+    cdef bint too_late(self) except -1:
+        """Whether Kong has given the event up by now; if so it ends, and its connection too.
+
+        Kong may use the connection for another call by then, and take an answer for that one's.
+        """
+        if monotonic() - self.last_step <= self.dispatcher.event_timeout:
+            return False
+        report(
+            WARNING, "%s: no answer for %d s, Kong has given it up", self.describe(),
+            <int>(monotonic() - self.last_step),
+        )
+        self.protocol.closing = True
+        self.dispatcher.forget_event(self)
+        return True
 
     cdef int remember(self, Function function, tuple args, object value) except -1:
         """Keeps an answer that cannot change, if the plugin cannot change it either."""
@@ -129,37 +154,41 @@ cdef class Event:
 
     cdef int returned(self) except -1:
         """The handler has returned."""
-        if self.state == RUNNING:
+        if self.state == WAITING:
+            self.ended = True
+        elif self.state == RUNNING and not self.too_late():
             self.dispatcher.forget_event(self)
             self.protocol.answer_return(self.sequence, self.id)
-            self.protocol = None
         return 0
 
     cdef int raised(self, object error) except -1:
         """The handler has raised `error`: the request ends with a 500 where it still can."""
-        if self.state == RUNNING:
-            logger.error(
-                "%s raised %s", self.describe(), type(error).__name__, exc_info=error
-            )
-            self.fail(f"{self.describe()} raised {type(error).__name__}")
-        elif not isinstance(error, HandlerExit):
-            logger.error(
-                "%s raised %s after its event was over", self.describe(), type(error).__name__,
-                exc_info=error,
-            )
-        return 0
+        if self.state == OVER:
+            if not isinstance(error, HandlerExit):
+                report(
+                    ERROR, "%s raised %s after its event was over", self.describe(),
+                    type(error).__name__, error=error,
+                )
+            return 0
+        report(ERROR, "%s raised %s", self.describe(), type(error).__name__, error=error)
+        if self.state == WAITING:
+            self.ended = True
+            self.ended_by = type(error).__name__
+            return 0
+        return self.fail(f"{self.describe()} raised {type(error).__name__}")
 
     cdef int fail(self, str reason) except -1:
         """Answers for a handler that cannot be run or has failed.
 
-        :param reason: what Kong logs in the phases that cannot end the request.
+        `reason` is what Kong logs in the phases that cannot end the request.
         """
+        if self.state == OVER or self.too_late():
+            return 0
         self.dispatcher.forget_event(self)
         if EXIT.phase_bits & (1 << self.phase):
             self.protocol.answer_pdk_call(self.sequence, self.id, EXIT, UNEXPECTED, False)
         else:
             self.protocol.answer_failure(self.sequence, self.id, reason)
-        self.protocol = None
         return 0
 
     cdef object describe(self):
@@ -209,6 +238,8 @@ cdef class Dispatcher:
         self.pipelining = pipelining
         self.instances = {}
         self.commands = {}
+        # An id of a server that was here before is not one of ours.
+        self.events.last_id = secrets.randbelow(1 << 31)
 
     def __dealloc__(self):
         cdef uint64_t place
@@ -269,14 +300,14 @@ cdef class Dispatcher:
 
         :returns: how many there were.
         """
-        return self._abandon(monotonic() - self.event_timeout)
+        return self._abandon(monotonic() - self.event_timeout, "Kong has given it up")
 
     def abandon_all_events(self):
         """Ends every event that waits for Kong.
 
         :returns: how many there were.
         """
-        return self._abandon(float("inf"))
+        return self._abandon(float("inf"), "the server ends")
 
     cdef int connection_lost(self, Protocol protocol) except -1:
         """Ends the event that a connection belonged to; most belong to none."""
@@ -285,10 +316,11 @@ cdef class Dispatcher:
             event = self.find_event(protocol.event)
             if event is not None and event.state == WAITING:
                 self.forget_event(event)
-                event.runner.abandon(event)
+                if not event.ended:
+                    event.runner.abandon(event)
         return 0
 
-    def _abandon(self, double before):
+    def _abandon(self, double before, str reason):
         cdef uint64_t place
         cdef Event event
         cdef list idle = []
@@ -298,10 +330,12 @@ cdef class Dispatcher:
                 if event.state == WAITING and event.last_step <= before:
                     idle.append(event)
         for event in idle:
+            report(INFO, "%s is ended: %s", event.describe(), reason)
             if event.protocol.event == event.id:
                 event.protocol.closing = True  # out of step with Kong from now on
             self.forget_event(event)
-            event.runner.abandon(event)
+            if not event.ended:
+                event.runner.abandon(event)
         return len(idle)
 
     # --- the path of an event ----------------------------------------------------------------
@@ -327,8 +361,11 @@ cdef class Dispatcher:
         event.protocol = protocol
         event.sequence = call.sequence
         self.handled += 1
+        if self.events.live > MAX_EVENTS:
+            report(WARNING, "%s is not run: too many events wait for Kong", event.describe())
+            return event.fail("too many events are under way")
         if instance.handlers[call.phase] is not None:
-            return event.runner.start(event)
+            return self.run(event, True)
         if instance.failure is not None:
             return event.fail(instance.failure)
         self.forget_event(event)
@@ -348,7 +385,24 @@ cdef class Dispatcher:
         event.failed = call.kind == STEP_ERROR
         event.last_step = monotonic()
         event.state = RUNNING
-        return event.runner.resume(event)
+        if event.ended:
+            if event.ended_by is None:
+                return event.returned()
+            return event.fail(f"{event.describe()} raised {event.ended_by}")
+        return self.run(event, False)
+
+    cdef int run(self, Event event, bint first) except -1:
+        """Has the runner start or resume a handler; what the runner cannot do ends the event."""
+        try:
+            if first:
+                event.runner.start(event)
+            else:
+                event.runner.resume(event)
+        except BaseException as error:
+            report(ERROR, "%s could not be run", event.describe(), error=error)
+        if event.state == RUNNING:
+            event.fail(f"{event.describe()} has left its event without an answer")
+        return 0
 
     cdef int handle_command(self, Call call, Protocol protocol) except -1:
         cdef object handler = self.commands.get(call.method)
@@ -359,7 +413,7 @@ cdef class Dispatcher:
         except KongpsError as error:
             protocol.answer_error(call.sequence, str(error))
         except Exception as error:
-            logger.exception("%s failed", call.method)
+            report(ERROR, "%s failed", call.method, error=error)
             protocol.answer_error(call.sequence, f"{call.method} failed: {type(error).__name__}")
         return 0
 
