@@ -4,7 +4,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
+import protobuf_oracle
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -25,3 +27,10 @@ def plugins(short_path: Path) -> Path:
     directory.mkdir()
     shutil.copy(EXAMPLES / "hello.py", directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """Google's codec with the messages of ProtoBuf:1 compiled in."""
+    protobuf_oracle.compile_messages(tmp_path_factory.mktemp("proto"))
+    return protobuf_oracle

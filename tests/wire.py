@@ -1,4 +1,4 @@
-"""Talks MsgPack:1 to a server: over a socket, or to a Session without one."""
+"""Talks MsgPack:1 or ProtoBuf:1 to a server: over a socket, or to a Session without one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
 import msgpack
 
 from kongps.core.dispatch import Dispatcher, Instance
+from kongps.core.protobuf import decode_message, encode_message
+from kongps.core.protobuf_tables import RPCS
 from kongps.core.session import Session
 from kongps.pdk import Kong
 
@@ -101,10 +104,172 @@ class Socket(Wire):
         self.socket.close()
 
 
+def frame(data: bytes = b"") -> bytes:
+    """A frame of ProtoBuf:1."""
+    return len(data).to_bytes(4, sys.byteorder) + data
+
+
+def split_frames(data: bytes) -> tuple[list[bytes], bytes]:
+    """The frames at the beginning of some bytes, and the bytes that make no whole one."""
+    frames = []
+    while len(data) >= 4:
+        end = 4 + int.from_bytes(data[:4], sys.byteorder)
+        if len(data) < end:
+            break
+        frames.append(data[4:end])
+        data = data[end:]
+    return frames, data
+
+
+def result_message(function: str, value: Any = None) -> bytes:
+    """The message with which Kong answers a PDK function; bytes are taken to be one."""
+    if value is None or isinstance(value, bytes):
+        return value or b""
+    kind = RPCS[function][1]
+    wrapped = kind in ("Bool", "Int", "Number", "String", "ByteString")
+    return encode_message(kind, {"v": value} if wrapped else value)
+
+
+@dataclass
+class Asked:
+    """A PDK function that the server asked for: its arguments are what the message holds."""
+
+    function: str
+    message: bytes
+
+    @property
+    def args(self) -> Any:
+        return decode_message(RPCS[self.function][0], self.message)
+
+
+class ProtobufWire:
+    """Kong's side of a connection that speaks ProtoBuf:1; a subclass moves the bytes."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+
+    def send(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def read(self) -> bytes:
+        """The next frame."""
+        raise NotImplementedError
+
+    def ask(self, command: str, **fields: Any) -> None:
+        """Sends a command, such as ``cmd_start_instance``."""
+        self.sequence += 1
+        call = {"sequence": self.sequence, command: fields}
+        self.send(frame(encode_message("RpcCall", call)))
+
+    def read_return(self) -> dict[str, Any]:
+        result: dict[str, Any] = decode_message("RpcReturn", self.read())
+        assert result.pop("sequence") == self.sequence
+        return result
+
+    def call(self, command: str, **fields: Any) -> dict[str, Any]:
+        self.ask(command, **fields)
+        return self.read_return()
+
+    def start(self, name: str, config: str = "{}") -> int:
+        result = self.call("cmd_start_instance", name=name, config=config.encode())
+        id: int = result["instance_status"]["instance_id"]
+        return id
+
+    def begin(self, instance: int, phase: str = "access") -> None:
+        """Starts an event; what the server asks is to be read."""
+        self.ask("cmd_handle_event", instance_id=instance, event_name=phase)
+
+    def read_asked(self) -> Asked | None:
+        """The PDK function asked for, or None when the event has ended."""
+        name = self.read()
+        if name:
+            return Asked(name.decode(), self.read())
+        assert self.read_return() == {}
+        return None
+
+    def answer(self, asked: Asked, value: Any = None) -> None:
+        self.send(frame(result_message(asked.function, value)))
+
+    def event(
+        self,
+        instance: int,
+        phase: str = "access",
+        answers: Callable[[Asked], Any] = lambda asked: None,
+    ) -> list[Asked]:
+        """Runs an event to its end as Kong does, one function after the other.
+
+        :return: what was asked for.
+        """
+        self.begin(instance, phase)
+        trail = []
+        while True:
+            asked = self.read_asked()
+            if asked is None:
+                return trail
+            trail.append(asked)
+            self.answer(asked, answers(asked))
+
+
+class DirectProtobuf(ProtobufWire):
+    """A ProtoBuf:1 connection to a dispatcher, without a socket."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self.session = Session(dispatcher)
+        self.frames: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        self.session.receive_data(data)
+        frames, rest = split_frames(self.session.data_to_send())
+        assert rest == b""
+        self.frames += frames
+
+    def read(self) -> bytes:
+        if not self.frames:
+            raise ConnectionError("the server closes" if self.session.closing else "it waits")
+        return self.frames.pop(0)
+
+    def waiting(self) -> list[Asked | None]:
+        """Everything that the server has sent of an event."""
+        trail = []
+        while self.frames:
+            trail.append(self.read_asked())
+        return trail
+
+
+class ProtobufSocket(ProtobufWire):
+    """A ProtoBuf:1 connection to a server's socket."""
+
+    def __init__(self, path: str | os.PathLike[str], timeout: float = 10.0) -> None:
+        super().__init__()
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(timeout)
+        self.socket.connect(os.fspath(path))
+        self.inbox = b""
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def read(self) -> bytes:
+        while True:
+            frames, _ = split_frames(self.inbox)
+            if frames:
+                self.inbox = self.inbox[4 + len(frames[0]) :]
+                return frames[0]
+            piece = self.socket.recv(1 << 16)
+            if not piece:
+                raise ConnectionError("the server closed the connection")
+            self.inbox += piece
+
+    def close(self) -> None:
+        self.socket.close()
+
+
 class OneHandler:
     """The least that dispatch asks of a plugin."""
 
     kong = Kong
+    pipelined = True
 
     def __init__(self, name: str = "one") -> None:
         self.name = name
@@ -116,6 +281,20 @@ def dispatcher_with(
     """Gives `dispatcher` an instance with one handler, and a connection to it."""
     dispatcher.add_instance(Instance(id, OneHandler(), {}, 0.0, {phase: handler}))
     return Direct(dispatcher)
+
+
+def protobuf_with(
+    dispatcher: Dispatcher,
+    handler: Callable[[Any], Any],
+    phase: str = "access",
+    id: int = 1,
+    pipelined: bool = True,
+) -> DirectProtobuf:
+    """The same with a connection that speaks ProtoBuf:1."""
+    plugin = OneHandler()
+    plugin.pipelined = pipelined
+    dispatcher.add_instance(Instance(id, plugin, {}, 0.0, {phase: handler}))
+    return DirectProtobuf(dispatcher)
 
 
 def environment() -> dict[str, str]:
@@ -174,6 +353,9 @@ class Process:
 
     def connect(self) -> Socket:
         return Socket(self.socket_path)
+
+    def connect_protobuf(self) -> ProtobufSocket:
+        return ProtobufSocket(self.socket_path)
 
     def end(self, timeout: float = 20.0) -> int:
         """Waits for the process to end by itself."""

@@ -20,7 +20,8 @@ class BodyFile:
 
     def __init__(self, path: str, limit: Any = None) -> None:
         self.path = path
-        self.limit = min(int(limit or MAX_BODY), MAX_BODY)
+        # Not by way of int: a limit may be infinite.
+        self.limit = limit if limit and limit < MAX_BODY else MAX_BODY
 
     def read(self, function: str) -> bytes:
         """The body.

@@ -185,7 +185,8 @@ def _multi_map(value: Any, args: tuple[Any, ...]) -> Any:
 
 def _first_argument(value: Any, args: tuple[Any, ...]) -> Any:
     """The argument asked for: Kong cannot say over ProtoBuf:1 that it is a flag."""
-    found = value.get(args[0])
+    name = args[0] if isinstance(args[0], str) else _text(bytes(args[0]))
+    found = value.get(name)
     return found[0] if isinstance(found, list) else found
 
 

@@ -40,6 +40,8 @@ cdef class Rpc:
 cdef class ProtobufRPC(Protocol):
     cdef object unanswered        # a deque of Rpc: the calls that Kong has not answered yet
     cdef bint awaiting            # a handler waits for the answer of the last of them
+    cdef bint ending              # to be closed once Kong has answered them
+    cdef bint out_of_step         # something came before the call that it would answer
     cdef tuple awaited_args
 
     cdef bint read_call(self, Call call, const uint8_t* data, size_t size) except -1

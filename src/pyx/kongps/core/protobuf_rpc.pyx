@@ -109,6 +109,8 @@ cdef class ProtobufRPC(Protocol):
         cdef const uint8_t* data
         cdef uint32_t length, most
         cdef bint is_call
+        if self.out_of_step:
+            raise ProtocolError("a frame came before the call that it would answer was asked")
         while buffer_size(&self.inbox) >= 4 and not self.closing:
             data = <const uint8_t*>self.inbox.data + self.inbox.begin
             memcpy(&length, data, 4)
@@ -188,6 +190,8 @@ cdef class ProtobufRPC(Protocol):
             value = decode_only(rpc.output, data, size)
         elif rpc.form == NOTHING or rpc.output.well_known != PLAIN_MESSAGE or size:
             value = decode(rpc.output, data, size)
+        if not self.awaiting and not self.unanswered:
+            self.closing = self.ending
         if self.unanswered or not self.awaiting:
             return False
         call.kind = STEP
@@ -236,10 +240,14 @@ cdef class ProtobufRPC(Protocol):
         size = <uint32_t>(buffer_size(&self.outbox) - start)
         memcpy(self.outbox.data + self.outbox.begin + start - 4, &size, 4)
         self.event = event
+        # Kong says nothing unasked; the frame that the handler runs for is no longer there.
+        self.out_of_step = self.out_of_step or buffer_size(&self.inbox) > 0
         if function.terminal:
-            # Kong does not answer: it closes the connection (3.9) or leaves it (2.8).
+            # Kong does not answer: it closes the connection (3.9) or leaves it (2.8). It does
+            # answer the calls before, and would not come to this one if it could not.
             self.event = 0
-            self.closing = True
+            self.ending = True
+            self.closing = not self.unanswered
             return False
         self.unanswered.append(rpc)
         if pipelined and rpc.form == NOTHING and buffer_size(&self.outbox) <= MAX_PIPELINED:
