@@ -461,8 +461,11 @@ def test_a_configuration_that_cannot_be_told_back_starts_an_instance(
             instance = wire.start("hello", config)
             assert wire.event(instance)["Data"]["Method"] == "kong.request.get_header"
         assert wire.call("GetStatus", 0)["Plugins"]["hello"]["Instances"]
-        for id in (float("nan"), float("inf"), 1e300, -1, True, "1", None):
+        for id in (float("nan"), float("inf"), True, "1", None, 1.5):
             with pytest.raises(RPCError, match="whole number"):
+                wire.call("InstanceStatus", id)
+        for id in (0, -1, 1e300, 2**64 - 1, -(2**63)):
+            with pytest.raises(RPCError, match="No plugin instance"):
                 wire.call("InstanceStatus", id)
 
 

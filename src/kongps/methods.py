@@ -215,11 +215,13 @@ def _told(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _instance_id(id: Any) -> int:
-    if isinstance(id, int) and not isinstance(id, bool) and 0 <= id < 2**63:
-        return id
-    if isinstance(id, float) and id.is_integer() and 0 <= id < 2**53:
-        return int(id)
-    raise KongpsError("an instance's id is a whole number, 0 or more")
+    if isinstance(id, float) and id.is_integer():  # Lua knows only doubles
+        id = int(id)
+    if not isinstance(id, int) or isinstance(id, bool):
+        raise KongpsError("an instance's id is a whole number")
+    if not -(2**63) <= id < 2**63:
+        raise KongpsError("No plugin instance has an id of more than 64 bits")
+    return id
 
 
 def _status(instance: Instance) -> dict[str, Any]:
