@@ -26,7 +26,7 @@ START_SECONDS = 30.0
 """A server that does not listen after this long is broken."""
 
 STOP_SECONDS = 10.0
-HEADERS = ("msgpack.h", "histogram.h", "process.h")
+HEADERS = ("msgpack.h", "protobuf.h", "pdk.h", "histogram.h", "process.h")
 
 
 def build_tools() -> None:
