@@ -88,6 +88,7 @@ static const char HELP[] =
     "  --headers N         headers that get_headers gives (20)\n"
     "  --body BYTES        size of the request's body (65536)\n"
     "  --log-size BYTES    size of what kong.log.serialize gives (2048)\n"
+    "  --answers           print what each PDK function gives, for both protocols, and end\n"
     "  --wait S            how long to wait for the socket to be there (10)\n"
     "  --timeout S         give up when nothing was answered for so long (10)\n";
 
@@ -861,6 +862,30 @@ static void report(void) {
     printf("}}\n");
 }
 
+static void print_hex(const struct buf *b) {
+    putchar('"');
+    for (size_t i = 0; i < b->len; i++)
+        printf("%02x", b->data[i]);
+    putchar('"');
+}
+
+/* {"kong.…": {"step": method or null (Kong never answers), "msgpack": hex, "protobuf": hex}} */
+static void print_answers(void) {
+    for (int i = 0; i < function_count; i++) {
+        printf("%s\"%s\": {\"step\": ", i ? ",\n " : "{", functions[i].name);
+        if (functions[i].step)
+            print_text(functions[i].step);
+        else
+            fputs("null", stdout);
+        fputs(", \"msgpack\": ", stdout);
+        print_hex(&functions[i].msgpack);
+        fputs(", \"protobuf\": ", stdout);
+        print_hex(&functions[i].protobuf);
+        putchar('}');
+    }
+    fputs("}\n", stdout);
+}
+
 /* ---- the command line ---- */
 
 static void usage(const char *problem) {
@@ -881,7 +906,8 @@ static double number(const char *name, const char *text, double least) {
 
 int main(int argc, char **argv) {
     enum { SOCKET = 1, PROTOCOL, INSTANCES, HOLD, PLUGIN, CONFIG, EVENT, CONNECTIONS, SECONDS, EVENTS, WARMUP, MOVE, PID,
-           RSS_AT, HEADERS, BODY, LOG_SIZE, WAIT, TIMEOUT, HELPING };
+           RSS_AT, HEADERS, BODY, LOG_SIZE, WAIT, TIMEOUT, ANSWERS, HELPING };
+    int answers_only = 0;
     static const struct option options[] = {
         {"socket", 1, 0, SOCKET}, {"protocol", 1, 0, PROTOCOL}, {"instances", 1, 0, INSTANCES},
         {"hold", 0, 0, HOLD}, {"plugin", 1, 0, PLUGIN}, {"config", 1, 0, CONFIG},
@@ -889,7 +915,8 @@ int main(int argc, char **argv) {
         {"events", 1, 0, EVENTS}, {"warmup", 1, 0, WARMUP}, {"move-steps", 0, 0, MOVE},
         {"pid", 1, 0, PID}, {"rss-at", 1, 0, RSS_AT}, {"headers", 1, 0, HEADERS},
         {"body", 1, 0, BODY}, {"log-size", 1, 0, LOG_SIZE}, {"wait", 1, 0, WAIT},
-        {"timeout", 1, 0, TIMEOUT}, {"help", 0, 0, HELPING}, {0, 0, 0, 0},
+        {"timeout", 1, 0, TIMEOUT}, {"answers", 0, 0, ANSWERS},
+        {"help", 0, 0, HELPING}, {0, 0, 0, 0},
     };
     int o, index = 0;
     while ((o = getopt_long(argc, argv, "", options, &index)) != -1) {
@@ -927,13 +954,14 @@ int main(int argc, char **argv) {
         case LOG_SIZE: opt.log_size = (long)number(name, optarg, 512); break;
         case WAIT: opt.wait = number(name, optarg, 0); break;
         case TIMEOUT: opt.timeout = number(name, optarg, 0.1); break;
+        case ANSWERS: answers_only = 1; break;
         case HELPING: fputs(HELP, stdout); return 0;
         default: usage("unknown option or missing value");
         }
     }
     if (optind < argc)
         usage("unexpected argument");
-    if (!opt.socket)
+    if (!opt.socket && !answers_only)
         usage("--socket is missing");
     if (opt.mark_count && !opt.pid)
         usage("--rss-at needs --pid");
@@ -941,6 +969,10 @@ int main(int argc, char **argv) {
         usage("--move-steps is of MsgPack only: over ProtoBuf the connection is the event's");
 
     functions_prepare(opt.headers, (size_t)opt.body, (size_t)opt.log_size);
+    if (answers_only) {
+        print_answers();
+        return 0;
+    }
     connection_count = opt.connections + (opt.move ? 1 : 0);
     connections = calloc((size_t)connection_count, sizeof *connections);
     events = calloc((size_t)opt.connections, sizeof *events);

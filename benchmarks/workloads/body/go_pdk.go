@@ -20,7 +20,7 @@ func (config Config) Access(kong *pdk.PDK) {
 		kong.Log.Err(err.Error())
 		return
 	}
-	kong.Service.Request.SetRawBody(string(body))
+	kong.ServiceRequest.SetRawBody(string(body))
 }
 
 func main() {

@@ -17,5 +17,5 @@ func (config Config) Access(kong *pdk.PDK) {
 		kong.Log.Err(err.Error())
 		return
 	}
-	kong.Service.Request.SetRawBody(body)
+	kong.ServiceRequest.SetRawBody(body)
 }
