@@ -178,15 +178,14 @@ def fields(message: bytes) -> dict[int, Any]:
     return found
 
 
-KONGS = {"msgpack": MsgPackKong, "protobuf": ProtobufKong}
+KONGS: dict[str, Any] = {"msgpack": MsgPackKong, "protobuf": ProtobufKong}
 
 
 def main() -> None:
     directory, events, warmup, *chosen = sys.argv[1:]
     sys.path.insert(0, directory)
     seeded = random.Random(0)
-    secrets.randbelow = seeded.randrange
-    secrets.randbits = seeded.getrandbits
+    secrets.randbelow = lambda limit: seeded.randrange(limit)
     import counting  # type: ignore[import-not-found]
 
     answers: Answers = json.loads((Path(directory) / "answers.json").read_text())

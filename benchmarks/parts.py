@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Callable
 
 from harness import ROOT, load, run_directory, running
 from peers import MissingPeer, Peer, home_of
@@ -207,7 +207,7 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     return {"median": statistics.median(rows), "min": rows[0], "max": rows[-1]}
 
 
-READERS = {
+READERS: dict[str, Callable[[Report], float]] = {
     "events_per_second": lambda r: float(r["events_per_second"]),
     "cpu_us_per_event": lambda r: float(r["server"]["cpu_us_per_event"]),
     "p50_us": lambda r: float(r["latency_us"]["p50"]),
