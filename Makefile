@@ -12,7 +12,7 @@ WORKERS ?= auto
 
 CORE = $(wildcard src/pyx/kongps/core/*.pyx src/pyx/kongps/core/*.pxd)
 
-.PHONY: all demo test lint types check wheel-check bench bench-memory soak clean help
+.PHONY: all demo test lint types check wheel-check bench bench-check bench-memory soak clean help
 
 all: $(INSTALLED)
 
@@ -23,7 +23,8 @@ help:
 	@echo "make types        mypy"
 	@echo "make check        test, lint, types and wheel-check: what CI runs"
 	@echo "make wheel-check  build sdist and wheel, install the wheel in a clean place, run the demo"
-	@echo "make bench        measure against other plugin servers (downloads them)"
+	@echo "make bench        measure against other plugin servers (downloads them); half an hour"
+	@echo "make bench-check  has a change made an event cost more instructions? (needs valgrind)"
 	@echo "make bench-memory show that 200,000 events leave no memory behind"
 	@echo "make soak         the long runs that the suite leaves out"
 
@@ -62,8 +63,15 @@ wheel-check: $(INSTALLED)
 	cd / && $(CURDIR)/.wheel-check/bin/kongps demo
 	rm -rf .wheel-check build.log
 
+# The page is written even when a figure is not reached or a peer gave errors: it says so.
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/run.py
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python benchmarks/run.py; status=$$?; \
+	$(BIN)/python benchmarks/page.py && exit $$status
+
+bench-check: $(INSTALLED)
+	$(BIN)/python benchmarks/profile.py --check
 
 bench-memory: $(INSTALLED)
 	$(BIN)/python benchmarks/memory.py
