@@ -19,9 +19,18 @@ cdef class Instance:
     cdef readonly double started      # seconds since the epoch
     cdef readonly str failure         # why it could not start; None when it did
     cdef readonly object close        # the plugin's own close(), or None
-    cdef object pdk                   # what makes the `kong` of an event
+    cdef object pdk                   # what makes the `kong` of an event,
+    cdef bint plain_pdk               # which is a class of namespaces and nothing more
     cdef list handlers                # by phase number; None where the plugin has none
     cdef bint pipelined               # PDK calls without a result need not be waited for
+
+
+cdef class Told:
+    """An answer of Kong that holds for the rest of its event; a chain of them."""
+    cdef Function function
+    cdef tuple args
+    cdef object value
+    cdef Told next
 
 
 cdef enum EventState:
@@ -50,16 +59,19 @@ cdef class Event:
     # How the handler ended while Kong was asked, as when something raised into its greenlet.
     cdef bint ended
     cdef object ended_by
-    # What Kong answered to functions that are asked once, by (function's name, arguments).
-    cdef dict told
+    # What Kong answered to functions that are asked once, and the setters that may change it.
+    cdef Told told
+    cdef uint64_t told_changed_by
 
     cdef int ask(self, Function function, tuple args) except -1
+    cdef Told find_told(self, Function function, tuple args)
     cdef int remember(self, Function function, tuple args, object value) except -1
-    cdef int drop_answers(self, Function function) except -1
+    cdef int drop_answers(self, Function setter) except -1
     cdef int returned(self) except -1
     cdef int raised(self, object error) except -1
     cdef int fail(self, str reason) except -1
     cdef bint too_late(self) except -1
+    cdef object make_pdk(self)
     cdef object describe(self)
 
 

@@ -5,13 +5,16 @@ ended the request, or was abandoned by Kong. In between it is either running or 
 ``Step`` that brings the answer to a PDK call; steps may come on any connection.
 """
 
+cimport cython
+
 import secrets
 from logging import ERROR, INFO, WARNING
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport clock_gettime, timespec
+from posix.types cimport clockid_t
 
 from kongps.core.function cimport Function, find_function
 from kongps.core.phases cimport phase_name
@@ -22,6 +25,9 @@ from kongps.core.msgpack import PackError
 from kongps.core.phases import PHASE_NAMES
 from kongps.core.report import report
 from kongps.errors import KongpsError, PDKError
+
+cdef extern from "<time.h>" nogil:
+    clockid_t CLOCK_MONOTONIC_COARSE
 
 cdef enum:
     FIRST_EVENTS = 64   # places of the event table at first; it doubles when half of it is taken
@@ -45,9 +51,9 @@ class HandlerExit(BaseException):
 
 
 cdef double monotonic() noexcept:
-    """Seconds of a clock that never goes back."""
+    """Seconds of a clock that never goes back; to the tick, a few ms, which costs little."""
     cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
     return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
 
 
@@ -71,11 +77,17 @@ cdef class Instance:
         self.started = started
         self.failure = failure
         self.pdk = getattr(plugin, "kong", None)
+        self.plain_pdk = is_plain(self.pdk)
         self.pipelined = getattr(plugin, "pipelined", True)
         self.handlers = [handlers.get(name) for name in PHASE_NAMES]
         self.close = handlers.get("close")
 
 
+cdef class Told:
+    """An answer of Kong that holds for the rest of its event; a chain of them."""
+
+
+@cython.freelist(64)
 cdef class Event:
     """One phase of one request, handled by one plugin instance."""
 
@@ -103,7 +115,7 @@ cdef class Event:
         function.check(args)
         if self.too_late():
             return 0
-        if function.drops is not None and self.told is not None:
+        if function.setter & self.told_changed_by:
             self.drop_answers(function)
         self.state = ASKING
         try:
@@ -136,20 +148,43 @@ cdef class Event:
         self.dispatcher.forget_event(self)
         return True
 
+    cdef Told find_told(self, Function function, tuple args):
+        """What Kong has answered to this call already; None if it has not been asked."""
+        cdef Told told = self.told
+        while told is not None:
+            if told.function is function and (told.args is args or told.args == args):
+                return told
+            told = told.next
+        return None
+
     cdef int remember(self, Function function, tuple args, object value) except -1:
         """Keeps an answer that cannot change, if the plugin cannot change it either."""
-        if value is None or isinstance(value, (str, int, float)):
-            if self.told is None:
-                self.told = {}
-            self.told[function.name, args] = value
+        cdef Told told
+        if value is not None and not isinstance(value, str) and not isinstance(value, (int, float)):
+            return 0
+        told = Told.__new__(Told)
+        told.function = function
+        told.args = args
+        told.value = value
+        told.next = self.told
+        self.told = told
+        self.told_changed_by |= function.changed_by
         return 0
 
-    cdef int drop_answers(self, Function function) except -1:
-        """Forgets the answers that a call of `function` may change."""
-        cdef tuple key
-        for key in list(self.told):
-            if key[0] in function.drops:
-                del self.told[key]
+    cdef int drop_answers(self, Function setter) except -1:
+        """Forgets the answers that a call of `setter` may change."""
+        cdef Told told = self.told
+        cdef Told kept = None
+        cdef Told next_told
+        self.told_changed_by = 0
+        while told is not None:
+            next_told = told.next
+            if not told.function.changed_by & setter.setter:
+                self.told_changed_by |= told.function.changed_by
+                told.next = kept
+                kept = told
+            told = next_told
+        self.told = kept
         return 0
 
     cdef int returned(self) except -1:
@@ -190,6 +225,12 @@ cdef class Event:
         else:
             self.protocol.answer_failure(self.sequence, self.id, reason)
         return 0
+
+    cdef object make_pdk(self):
+        """What the handler gets."""
+        if self.instance.plain_pdk:
+            return bind(self.instance.pdk, self)
+        return self.instance.pdk(self)
 
     cdef object describe(self):
         return (
@@ -485,6 +526,33 @@ cdef str no_instance(int64_t id):
 
 # --- what a handler holds ----------------------------------------------------------------------
 
+cdef extern from *:
+    """
+    /* An object without __init__: a namespace is made at each access of `kong.request`. */
+    static PyObject* kongps_new_object(PyObject* type, PyObject* no_args) {
+        return ((PyTypeObject*)type)->tp_new((PyTypeObject*)type, no_args, NULL);
+    }
+    """
+    object kongps_new_object(object kind, tuple no_args)
+
+
+cdef object bind(object kind, Event event):
+    """Makes a namespace for an event. `kind` was checked to be a plain class of namespaces."""
+    cdef Namespace made = <Namespace>kongps_new_object(kind, ())
+    made.event = event
+    return made
+
+
+def is_plain(kind):
+    """Whether a class of namespaces leaves making its objects to :class:`Namespace`."""
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, Namespace)
+        and kind.__init__ is Namespace.__init__
+        and kind.__new__ is Namespace.__new__
+    )
+
+
 cdef class Namespace:
     """A part of the PDK, bound to one event; ``kong`` itself and ``kong.request`` are such.
 
@@ -523,9 +591,11 @@ cdef class namespace:
     cdef object kind
 
     def __init__(self, kind):
+        if not is_plain(kind):
+            raise TypeError("a namespace is a class derived from Namespace, without __init__")
         self.kind = kind
 
     def __get__(self, holder, owner):
         if holder is None:
             return self.kind
-        return self.kind((<Namespace?>holder).event)
+        return bind(self.kind, (<Namespace?>holder).event)

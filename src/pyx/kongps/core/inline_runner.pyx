@@ -7,7 +7,7 @@ switches back. Greenlets are kept and used again: starting one costs more than a
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from kongps.core.dispatch cimport OVER, RUNNING, WAITING, Event, Runner
+from kongps.core.dispatch cimport OVER, RUNNING, WAITING, Event, Runner, Told
 from kongps.core.function cimport Function
 from kongps.core.greenlet cimport (
     PyGreenlet_GetCurrent, PyGreenlet_Import, PyGreenlet_New, PyGreenlet_Switch,
@@ -41,7 +41,7 @@ cdef class Worker:
             try:
                 PyContext_Enter(context)
                 try:
-                    event.instance.handlers[event.phase](event.instance.pdk(event))
+                    event.instance.handlers[event.phase](event.make_pdk())
                 finally:
                     PyContext_Exit(context)
                 event.returned()
@@ -114,6 +114,7 @@ cdef class InlineRunner(Runner):
     cdef object call(self, Event event, Function function, tuple args):
         cdef object value
         cdef Worker worker
+        cdef Told told
         if event is not self.current or PyThread_get_thread_ident() != self.thread:
             raise PDKError(
                 function.name,
@@ -126,8 +127,10 @@ cdef class InlineRunner(Runner):
                 function.name, "called from a greenlet that the handler has made; call it from "
                 "the handler itself",
             )
-        if function.asked_once and event.told is not None and (function.name, args) in event.told:
-            return event.told[function.name, args]
+        if function.asked_once and event.told is not None:
+            told = event.find_told(function, args)
+            if told is not None:
+                return told.value
         event.ask(function, args)
         if event.state == OVER:
             raise HandlerExit(function.name)
