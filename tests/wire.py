@@ -240,9 +240,14 @@ class DirectProtobuf(ProtobufWire):
 class ProtobufSocket(ProtobufWire):
     """A ProtoBuf:1 connection to a server's socket."""
 
-    def __init__(self, path: str | os.PathLike[str], timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        timeout: float = 10.0,
+        kind: socket.SocketKind = socket.SOCK_STREAM,
+    ) -> None:
         super().__init__()
-        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket = socket.socket(socket.AF_UNIX, kind)
         self.socket.settimeout(timeout)
         self.socket.connect(os.fspath(path))
         self.inbox = b""

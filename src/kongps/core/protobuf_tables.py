@@ -165,12 +165,15 @@ class Adapted:
     :ivar only_for_false: `before` is called only when the last argument is False.
     :ivar after: makes the value for the plugin from the one that came and the plugin's arguments.
         It may raise :class:`AnswerError`.
+    :ivar absent: the value for an answer that holds none: Kong 2.8 leaves out false and empty
+        texts, and these functions never give nil.
     """
 
     function: str = ""
     before: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
     after: Callable[[Any, tuple[Any, ...]], Any] | None = None
     only_for_false: bool = False
+    absent: Any = None
 
 
 def _with_limit(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -261,6 +264,8 @@ ADAPTED = {
     "kong.request.get_query_arg": Adapted(
         "kong.request.get_query", before=lambda args: (DEFAULT_LIMIT,), after=_first_argument
     ),
+    "kong.ip.is_trusted": Adapted(absent=False),
+    "kong.request.get_raw_query": Adapted(absent=""),
     "kong.request.get_raw_body": Adapted(before=lambda args: (), after=_body),
     "kong.request.get_uri_captures": Adapted(after=_captures),
     **{

@@ -36,6 +36,7 @@ cdef class Rpc:
     cdef object before
     cdef bint only_for_false
     cdef object after
+    cdef object absent
 
 
 cdef class ProtobufRPC(Protocol):

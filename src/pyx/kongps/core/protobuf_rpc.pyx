@@ -89,6 +89,7 @@ cdef Rpc rpc_of(Function function):
     rpc.before = adapted.before
     rpc.only_for_false = adapted.only_for_false
     rpc.after = adapted.after
+    rpc.absent = adapted.absent
     if rpc.output.well_known == EMPTY:
         rpc.form = NOTHING
     elif rpc.output.name in WRAPPERS:
@@ -189,6 +190,8 @@ cdef class ProtobufRPC(Protocol):
         cdef object value = None
         if rpc.form == ONLY_FIELD:
             value = decode_only(rpc.output, data, size)
+            if value is None:
+                value = rpc.absent
         elif rpc.form == NOTHING or rpc.output.well_known != PLAIN_MESSAGE or size:
             value = decode(rpc.output, data, size)
         if not self.awaiting and not self.unanswered:
