@@ -185,7 +185,7 @@ def main() -> None:
     directory, events, warmup, *chosen = sys.argv[1:]
     sys.path.insert(0, directory)
     seeded = random.Random(0)
-    secrets.randbelow = lambda limit: seeded.randrange(limit)
+    secrets.randbelow = lambda exclusive_upper_bound: seeded.randrange(exclusive_upper_bound)
     import counting  # type: ignore[import-not-found]
 
     answers: Answers = json.loads((Path(directory) / "answers.json").read_text())

@@ -75,7 +75,7 @@ def running(peer: Peer, workload: str, wait: bool = True) -> Iterator[Server]:
             process = subprocess.Popen(
                 launch.argv,
                 cwd=run,
-                env={**os.environ, **peer.environment()},
+                env=environment_of(peer),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -88,6 +88,14 @@ def running(peer: Peer, workload: str, wait: bool = True) -> Iterator[Server]:
             yield Server(process.pid, launch.socket, launch.plugin, peer.protocol, phase, started)
         finally:
             _stop(process)
+
+
+def environment_of(peer: Peer) -> dict[str, str]:
+    """The environment that a peer's commands run in."""
+    kept = dict(os.environ)
+    # Whoever installs a server has its modules compiled; without this each start does that.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**kept, **peer.environment()}
 
 
 @contextlib.contextmanager

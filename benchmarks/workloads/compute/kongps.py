@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from kongps.pdk import Kong
+if TYPE_CHECKING:
+    from kongps.pdk import Kong
 
 version = "1.0"
 priority = 0
@@ -12,7 +13,6 @@ priority = 0
 ROUNDS = 2500
 
 
-@dataclass
 class Config:
     message: str = "hello"
 

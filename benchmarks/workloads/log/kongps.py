@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from kongps.pdk import Kong
+if TYPE_CHECKING:
+    from kongps.pdk import Kong
 
 version = "1.0"
 priority = 0
 
 
-@dataclass
 class Config:
     message: str = "hello"
 
