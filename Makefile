@@ -12,7 +12,7 @@ WORKERS ?= auto
 
 CORE = $(wildcard src/pyx/kongps/core/*.pyx src/pyx/kongps/core/*.pxd)
 
-.PHONY: all demo test lint types check wheel-check bench bench-memory soak clean help
+.PHONY: all demo test lint types check wheel-check bench bench-check bench-memory soak clean help
 
 all: $(INSTALLED)
 
@@ -23,7 +23,8 @@ help:
 	@echo "make types        mypy"
 	@echo "make check        test, lint, types and wheel-check: what CI runs"
 	@echo "make wheel-check  build sdist and wheel, install the wheel in a clean place, run the demo"
-	@echo "make bench        measure against other plugin servers (downloads them)"
+	@echo "make bench        measure against other plugin servers (downloads them); half an hour"
+	@echo "make bench-check  has a change made an event cost more instructions? (needs valgrind)"
 	@echo "make bench-memory show that 200,000 events leave no memory behind"
 	@echo "make soak         the long runs that the suite leaves out"
 
@@ -33,7 +34,7 @@ $(INSTALLED): pyproject.toml setup.py src/kongps/_version.py $(CORE)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' || { echo "no Python.h: apt-get install python3-dev" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -56,14 +57,21 @@ wheel-check: $(INSTALLED)
 	rm -rf dist .wheel-check
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'build>=1,<2'
 	$(BIN)/python -m build --outdir dist . > build.log 2>&1 || { cat build.log; exit 1; }
-	@! grep -n "warning:" build.log
+	@! grep -nE "\.(c|h|pyx|pxd):[0-9]+.*warning" build.log
 	$(PYTHON) -m venv .wheel-check
 	.wheel-check/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd / && $(CURDIR)/.wheel-check/bin/kongps demo
 	rm -rf .wheel-check build.log
 
+# The page is written even when a figure is not reached or a peer gave errors: it says so.
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/run.py
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python benchmarks/run.py; status=$$?; \
+	$(BIN)/python benchmarks/page.py && exit $$status
+
+bench-check: $(INSTALLED)
+	$(BIN)/python benchmarks/profile.py --check
 
 bench-memory: $(INSTALLED)
 	$(BIN)/python benchmarks/memory.py

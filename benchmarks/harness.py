@@ -26,7 +26,7 @@ START_SECONDS = 30.0
 """A server that does not listen after this long is broken."""
 
 STOP_SECONDS = 10.0
-HEADERS = ("msgpack.h", "histogram.h", "process.h")
+HEADERS = ("msgpack.h", "protobuf.h", "pdk.h", "histogram.h", "process.h")
 
 
 def build_tools() -> None:
@@ -53,35 +53,57 @@ class Server:
     pid: int
     socket: Path
     plugin: str
+    protocol: str
+    phase: str
+    started: float
+    """When its process was made, by ``time.monotonic``."""
 
 
 @contextlib.contextmanager
-def running(peer: Peer, workload: str) -> Iterator[Server]:
-    """Start a prepared peer and wait until it listens; stop it at the end.
+def running(peer: Peer, workload: str, wait: bool = True) -> Iterator[Server]:
+    """Start a prepared peer, by default wait until it listens; stop it at the end.
 
     Raises ``MissingPeer`` with the end of its log when it does not come up.
     """
     logs = ROOT / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    log_path = logs / f"{peer.name}.log"
-    run = Path(tempfile.mkdtemp(prefix="kongps-bench-"))
-    launch = peer.launch(home_of(peer, ROOT), run, workload)
-    try:
+    log_path = logs / f"{peer.name}-{workload}.log"
+    with run_directory() as run:
+        launch = peer.launch(home_of(peer, ROOT), run, workload)
         with log_path.open("wb") as log:
+            started = time.monotonic()
             process = subprocess.Popen(
                 launch.argv,
                 cwd=run,
-                env={**os.environ, **launch.env},
+                env=environment_of(peer),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         try:
-            _wait_for(process, launch.socket, log_path)
-            yield Server(process.pid, launch.socket, launch.plugin)
+            if wait:
+                _wait_for(process, launch.socket, log_path)
+            phase = "log" if workload == "log" else "access"
+            yield Server(process.pid, launch.socket, launch.plugin, peer.protocol, phase, started)
         finally:
             _stop(process)
+
+
+def environment_of(peer: Peer) -> dict[str, str]:
+    """The environment that a peer's commands run in."""
+    kept = dict(os.environ)
+    # Whoever installs a server has its modules compiled; without this each start does that.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**kept, **peer.environment()}
+
+
+@contextlib.contextmanager
+def run_directory() -> Iterator[Path]:
+    """A short-lived directory with a short name: a socket's path has about 100 characters."""
+    run = Path(tempfile.mkdtemp(prefix="kongps-bench-"))
+    try:
+        yield run
     finally:
         shutil.rmtree(run, ignore_errors=True)
 
@@ -113,7 +135,7 @@ def _last_line(log: Path) -> str:
 
 
 def load(server: Server, options: Sequence[str]) -> dict[str, Any]:
-    """Run the driver against a server and return its report; ``errors`` in it may not be empty."""
+    """Run the driver against a server and return its report; ``errors`` in it must be looked at."""
     command = [
         str(TOOLS / "load"),
         "--socket",
@@ -122,6 +144,10 @@ def load(server: Server, options: Sequence[str]) -> dict[str, Any]:
         str(server.pid),
         "--plugin",
         server.plugin,
+        "--protocol",
+        server.protocol,
+        "--event",
+        server.phase,
         *options,
     ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

@@ -1,8 +1,14 @@
-/* A load driver for plugin servers that speak MsgPack:1: the other side of the wire, as Kong is.
+/* A load driver for plugin servers: the other side of the wire, as Kong is.
  *
  * It opens N connections, starts one instance of a plugin, and then keeps one event in flight per
- * connection: HandleEvent, an answer to each PDK call that the server makes, until the server
- * says "ret" (or makes a call that Kong never answers). Then the next event. One thread, epoll.
+ * connection: the event, an answer to each PDK call that the server makes, until the server says
+ * that the handler has returned (or makes a call that Kong never answers). Then the next event.
+ * One thread, epoll.
+ *
+ * MsgPack:1: each step is a request of its own, sent at once. ProtoBuf:1: the connection belongs to
+ * its event until that is over; calls that come in one piece are answered one by one, in their
+ * order; a frame's length and its bytes are sent one after the other; after a call that Kong never
+ * answers the connection is closed and another one opened. All that is what Kong does.
  *
  * What it prints is one JSON object; `--help` lists the options. Exit status: 0 fine, 1 errors
  * were seen (they are in the JSON) or nothing could be measured, 2 usage.
@@ -10,7 +16,9 @@
 #define _GNU_SOURCE
 #include "histogram.h"
 #include "msgpack.h"
+#include "pdk.h"
 #include "process.h"
+#include "protobuf.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,7 +39,9 @@
 
 static struct {
     const char *socket, *plugin, *config, *event;
-    int connections, move;
+    int protobuf;
+    int connections, move, hold;
+    int instances;
     double seconds, warmup, wait, timeout;
     long events, pid;
     int headers;
@@ -45,6 +55,7 @@ static struct {
               "\"service_id\":\"dea4c45f-3d88-5461-8ebd-05ae5bbbf87a\",\"message\":\"hello\"}",
     .event = "access",
     .connections = 16,
+    .instances = 1,
     .seconds = 5,
     .warmup = 0.5,
     .wait = 10,
@@ -57,20 +68,27 @@ static struct {
 static const char HELP[] =
     "usage: load --socket PATH [options]\n"
     "  --socket PATH       the server's unix socket\n"
-    "  --plugin NAME       plugin to start one instance of (hello)\n"
+    "  --protocol NAME     msgpack or protobuf (msgpack)\n"
+    "  --plugin NAME       plugin to start instances of (hello)\n"
     "  --config JSON       its configuration, as Kong's datastore has it\n"
+    "  --instances N       how many to start, each with a __seq__ of its own; events go to them\n"
+    "                      in turn (1)\n"
     "  --event NAME        phase of the events (access)\n"
     "  --connections N     connections, and events in flight (16)\n"
     "  --seconds S         how long to measure (5)\n"
     "  --events N          measure N events instead, however long they take\n"
     "  --warmup S          seconds of load before the measurement (0.5)\n"
     "  --move-steps        no request of an event on the connection of the one before it:\n"
-    "                      one connection more is opened, the one idle longest is used\n"
+    "                      one connection more is opened, the one idle longest is used;\n"
+    "                      over ProtoBuf an event's steps cannot move\n"
+    "  --hold              answer nothing once events have begun: when each connection's event\n"
+    "                      has made its first PDK call, read the memory, and end\n"
     "  --pid PID           report CPU time and memory of this process and all below it\n"
     "  --rss-at N[,N...]   with --pid: memory when so many events are done\n"
     "  --headers N         headers that get_headers gives (20)\n"
     "  --body BYTES        size of the request's body (65536)\n"
     "  --log-size BYTES    size of what kong.log.serialize gives (2048)\n"
+    "  --answers           print what each PDK function gives, for both protocols, and end\n"
     "  --wait S            how long to wait for the socket to be there (10)\n"
     "  --timeout S         give up when nothing was answered for so long (10)\n";
 
@@ -114,176 +132,6 @@ __attribute__((format(printf, 1, 2))) static void error_add(const char *format, 
     errors[error_kinds++].count = 1;
 }
 
-/* ---- the PDK as this Kong knows it ---- */
-
-struct function {
-    const char *name;
-    const char *step;  /* method of the request that carries the result */
-    struct buf data;   /* the result, packed; empty: none */
-    int terminal;      /* Kong never answers */
-    long calls;
-};
-
-static struct function functions[128];
-static int function_count;
-#define FUNCTION_SLOTS 512
-static struct function *function_table[FUNCTION_SLOTS];
-
-static unsigned name_hash(const char *s, size_t n) {
-    unsigned h = 2166136261u;
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ (unsigned char)s[i]) * 16777619u;
-    return h;
-}
-
-static struct function *function_find(const char *s, size_t n) {
-    unsigned i = name_hash(s, n) % FUNCTION_SLOTS;
-    for (; function_table[i]; i = (i + 1) % FUNCTION_SLOTS)
-        if (text_is(s, n, function_table[i]->name))
-            return function_table[i];
-    return NULL;
-}
-
-static struct buf *function_add(const char *name, const char *step) {
-    if (function_count == (int)(sizeof functions / sizeof *functions))
-        abort();
-    struct function *f = &functions[function_count++];
-    unsigned i = name_hash(name, strlen(name)) % FUNCTION_SLOTS;
-    while (function_table[i])
-        i = (i + 1) % FUNCTION_SLOTS;
-    function_table[i] = f;
-    f->name = name;
-    f->step = step;
-    return &f->data;
-}
-
-static void function_text(const char *name, const char *value) {
-    mp_str(function_add(name, "plugin.Step"), value);
-}
-
-static void function_int(const char *name, int64_t value) {
-    mp_int(function_add(name, "plugin.Step"), value);
-}
-
-static void put_multimap(struct buf *b, int count) {
-    char name[32], value[48];
-    mp_map(b, (unsigned)count);
-    for (int i = 0; i < count; i++) {
-        snprintf(name, sizeof name, i ? "x-header-%02d" : "host", i);
-        snprintf(value, sizeof value, i ? "value number %d of the request" : "bench.example:8000", i);
-        mp_str(b, name);
-        mp_array(b, 1);
-        mp_str(b, value);
-    }
-}
-
-static void put_entity(struct buf *b, const char *const *pairs) {
-    unsigned n = 0;
-    while (pairs[2 * n])
-        n++;
-    mp_map(b, n + 1);
-    for (unsigned i = 0; i < 2 * n; i++)
-        mp_str(b, pairs[i]);
-    mp_str(b, "created_at");
-    mp_int(b, 1700000000);
-}
-
-static void functions_prepare(void) {
-    static const char *const text[][2] = {
-        {"kong.request.get_header", "bench.example:8000"},
-        {"kong.request.get_host", "bench.example"},
-        {"kong.request.get_method", "GET"},
-        {"kong.request.get_path", "/things/42"},
-        {"kong.request.get_path_with_query", "/things/42?a=1"},
-        {"kong.request.get_raw_query", "a=1"},
-        {"kong.request.get_query_arg", "1"},
-        {"kong.request.get_scheme", "http"},
-        {"kong.request.get_forwarded_scheme", "http"},
-        {"kong.request.get_forwarded_host", "bench.example"},
-        {"kong.request.get_forwarded_path", "/things/42"},
-        {"kong.response.get_header", "text/plain"},
-        {"kong.response.get_source", "service"},
-        {"kong.service.response.get_header", "text/plain"},
-        {"kong.client.get_ip", "192.0.2.7"},
-        {"kong.client.get_forwarded_ip", "192.0.2.7"},
-        {"kong.node.get_id", "8b36a7d4-5c53-4dd2-a1c6-8b6a3b3f9d11"},
-        {"kong.nginx.get_var", "200"},
-        {"kong.ctx.shared.get", "shared value"},
-    };
-    static const char *const none[] = {
-        "kong.response.set_header", "kong.response.add_header", "kong.response.clear_header",
-        "kong.response.set_headers", "kong.response.set_status", "kong.service.set_upstream",
-        "kong.service.set_target", "kong.service.request.enable_buffering",
-        "kong.service.request.set_scheme", "kong.service.request.set_path",
-        "kong.service.request.set_raw_query", "kong.service.request.set_method",
-        "kong.service.request.set_query", "kong.service.request.set_header",
-        "kong.service.request.add_header", "kong.service.request.clear_header",
-        "kong.service.request.set_headers", "kong.service.request.set_raw_body",
-        "kong.service.request.set_body", "kong.client.authenticate", "kong.ctx.shared.set",
-        "kong.nginx.set_ctx", "kong.log", "kong.log.alert", "kong.log.crit", "kong.log.err",
-        "kong.log.warn", "kong.log.notice", "kong.log.info", "kong.log.debug",
-        "kong.log.set_serialize_value",
-    };
-    static const char *const consumer[] = {
-        "id", "11111111-1111-4111-8111-111111111111", "username", "alice",
-        "custom_id", "customer-1", NULL,
-    };
-    static const char *const credential[] = {
-        "id", "22222222-2222-4222-8222-222222222222",
-        "consumer_id", "11111111-1111-4111-8111-111111111111", "key", "secret", NULL,
-    };
-    static const char *const route[] = {
-        "id", "33333333-3333-4333-8333-333333333333", "name", "things", "path_handling", "v0", NULL,
-    };
-    static const char *const service[] = {
-        "id", "44444444-4444-4444-8444-444444444444", "name", "upstream",
-        "host", "upstream.example", "protocol", "http", NULL,
-    };
-    for (size_t i = 0; i < sizeof text / sizeof *text; i++)
-        function_text(text[i][0], text[i][1]);
-    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-        function_add(none[i], "plugin.Step");
-
-    function_int("kong.request.get_port", 8000);
-    function_int("kong.request.get_forwarded_port", 8000);
-    function_int("kong.request.get_start_time", 1700000000123);
-    function_int("kong.response.get_status", 200);
-    function_int("kong.service.response.get_status", 200);
-    function_int("kong.client.get_port", 40000);
-    function_int("kong.client.get_forwarded_port", 40000);
-    mp_bool(function_add("kong.ip.is_trusted", "plugin.Step"), 1);
-
-    put_multimap(function_add("kong.request.get_headers", "plugin.StepMultiMap"), opt.headers);
-    put_multimap(function_add("kong.response.get_headers", "plugin.StepMultiMap"), opt.headers);
-    put_multimap(function_add("kong.service.response.get_headers", "plugin.StepMultiMap"),
-                 opt.headers);
-    put_multimap(function_add("kong.request.get_query", "plugin.StepMultiMap"), 3);
-    put_entity(function_add("kong.client.load_consumer", "plugin.StepConsumer"), consumer);
-    put_entity(function_add("kong.client.get_consumer", "plugin.StepConsumer"), consumer);
-    put_entity(function_add("kong.client.get_credential", "plugin.StepCredential"), credential);
-    put_entity(function_add("kong.router.get_route", "plugin.StepRoute"), route);
-    put_entity(function_add("kong.router.get_service", "plugin.StepService"), service);
-
-    char *bytes = malloc((size_t)(opt.body > opt.log_size ? opt.body : opt.log_size) + 64);
-    if (!bytes)
-        abort();
-    for (long i = 0; i < opt.body; i++)
-        bytes[i] = (char)(i * 31 + (i >> 8)); /* not text: a body is any bytes */
-    mp_bin(function_add("kong.request.get_raw_body", "plugin.Step"), bytes, (size_t)opt.body);
-    mp_bin(function_add("kong.service.response.get_raw_body", "plugin.Step"), bytes,
-           (size_t)opt.body);
-    int head = sprintf(bytes, "{\"request\":{\"method\":\"GET\"},\"filler\":\"");
-    memset(bytes + head, 'x', (size_t)(opt.log_size > head + 2 ? opt.log_size - head - 2 : 0));
-    strcpy(bytes + (opt.log_size > head + 2 ? opt.log_size - 2 : head), "\"}");
-    mp_str(function_add("kong.log.serialize", "plugin.Step"), bytes);
-    free(bytes);
-
-    function_add("kong.response.exit", NULL);
-    functions[function_count - 1].terminal = 1;
-    function_add("kong.response.error", NULL);
-    functions[function_count - 1].terminal = 1;
-}
-
 /* ---- state ---- */
 
 struct event {
@@ -292,12 +140,17 @@ struct event {
     int index; /* the connection it lives on, unless steps move */
 };
 
+/* What the next frame is, over ProtoBuf. */
+enum expected { METHOD, ARGUMENTS, RETURN };
+
 struct connection {
     int fd; /* -1: closed */
     struct event *event;
-    int64_t msgid;
+    int64_t sequence;
     int starting; /* carries StartInstance */
     int writing;  /* epoll watches for EPOLLOUT too */
+    enum expected expected;
+    struct function *asked; /* over ProtoBuf, while ARGUMENTS are expected; NULL: not known */
     struct buf in, out;
     size_t in_done, out_done;
 };
@@ -310,13 +163,17 @@ static int connection_count;
 static int poller;
 static int *idle; /* ring of connections without a request; used when steps move */
 static int idle_first, idle_count;
+static struct sockaddr_un address = {.sun_family = AF_UNIX};
+static struct buf scratch, scratch_inner;
 
 static enum phase phase = STARTING;
-static int64_t instance = -1;
-static uint64_t window_start, window_end, deadline, latency_since, progress;
-static long done_events, failed_events, round_trips, in_flight;
+static int64_t *instances;
+static int instance_count, next_instance;
+static uint64_t window_start, window_end, deadline, latency_since, progress, first_event;
+static uint64_t bytes_received;
+static long done_events, failed_events, round_trips, in_flight, held;
 static struct histogram latency;
-static struct usage usage_before, usage_start, usage_end, usage_after;
+static struct usage usage_before, usage_instances, usage_start, usage_end, usage_after;
 static double driver_start, driver_end;
 static struct {
     long events, rss_kb, pss_kb;
@@ -333,6 +190,7 @@ static double driver_cpu(void) {
 static void measure_begin(void) {
     phase = MEASURING;
     done_events = failed_events = round_trips = 0;
+    bytes_received = 0;
     hist_reset(&latency);
     for (int i = 0; i < function_count; i++)
         functions[i].calls = 0;
@@ -354,6 +212,26 @@ static void measure_end(uint64_t now) {
 
 /* ---- connections ---- */
 
+/* Opens a connection; 0 with errno set when that fails. */
+static int connection_open(struct connection *c) {
+    c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (c->fd < 0)
+        return 0;
+    if (connect(c->fd, (struct sockaddr *)&address, sizeof address)) {
+        int why = errno;
+        close(c->fd);
+        c->fd = -1;
+        errno = why;
+        return 0;
+    }
+    fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
+    epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &e);
+    c->writing = 0;
+    c->in.len = c->in_done = c->out.len = c->out_done = 0;
+    return 1;
+}
+
 static void connection_close(struct connection *c, const char *why) {
     if (c->fd < 0)
         return;
@@ -372,6 +250,8 @@ static void connection_close(struct connection *c, const char *why) {
 }
 
 static void connection_flush(struct connection *c) {
+    if (c->fd < 0)
+        return;
     while (c->out_done < c->out.len) {
         ssize_t n = send(c->fd, c->out.data + c->out_done, c->out.len - c->out_done, MSG_NOSIGNAL);
         if (n < 0) {
@@ -392,14 +272,6 @@ static void connection_flush(struct connection *c) {
         epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &e);
         c->writing = more;
     }
-}
-
-static void request_head(struct connection *c, const char *method) {
-    mp_array(&c->out, 4);
-    mp_int(&c->out, 0);
-    mp_int(&c->out, ++c->msgid);
-    mp_str(&c->out, method);
-    mp_array(&c->out, 1);
 }
 
 /* The connection for the next request of an event; NULL when there is none left. */
@@ -426,19 +298,74 @@ static void connection_idle(struct connection *c) {
     }
 }
 
+/* ---- what is sent ---- */
+
+static void send_request_head(struct connection *c, const char *method) {
+    mp_array(&c->out, 4);
+    mp_int(&c->out, 0);
+    mp_int(&c->out, ++c->sequence);
+    mp_str(&c->out, method);
+    mp_array(&c->out, 1);
+}
+
+/* As Kong does: the length in one send, the bytes in another, nothing for no bytes. */
+static void send_frame(struct connection *c, const struct buf *message) {
+    uint32_t length = (uint32_t)message->len;
+    buf_put(&c->out, &length, sizeof length);
+    connection_flush(c);
+    if (length) {
+        buf_put(&c->out, message->data, length);
+        connection_flush(c);
+    }
+}
+
+static void send_call(struct connection *c, unsigned field, struct buf *command,
+                      enum expected expected) {
+    scratch.len = 0;
+    pb_int(&scratch, PB_SEQUENCE, ++c->sequence);
+    pb_message(&scratch, field, command);
+    c->expected = expected;
+    send_frame(c, &scratch);
+}
+
+static void send_start_instance(struct connection *c, const char *config) {
+    c->starting = 1;
+    if (opt.protobuf) {
+        pb_str(&scratch_inner, PB_START_NAME, opt.plugin);
+        pb_str(&scratch_inner, PB_START_CONFIG, config);
+        send_call(c, PB_START_INSTANCE, &scratch_inner, RETURN);
+        return;
+    }
+    send_request_head(c, "plugin.StartInstance");
+    mp_map(&c->out, 2);
+    mp_str(&c->out, "Name");
+    mp_str(&c->out, opt.plugin);
+    mp_str(&c->out, "Config");
+    mp_str(&c->out, config);
+    connection_flush(c);
+}
+
 static void event_start(struct event *e) {
     struct connection *c = connection_for(e);
     if (!c)
         return;
-    request_head(c, "plugin.HandleEvent");
+    int64_t instance = instances[next_instance];
+    next_instance = (next_instance + 1) % instance_count;
+    c->event = e;
+    in_flight++;
+    e->started = now_ns();
+    if (opt.protobuf) {
+        pb_int(&scratch_inner, PB_EVENT_INSTANCE, instance);
+        pb_str(&scratch_inner, PB_EVENT_NAME, opt.event);
+        send_call(c, PB_HANDLE_EVENT, &scratch_inner, METHOD);
+        return;
+    }
+    send_request_head(c, "plugin.HandleEvent");
     mp_map(&c->out, 2);
     mp_str(&c->out, "InstanceId");
     mp_int(&c->out, instance);
     mp_str(&c->out, "EventName");
     mp_str(&c->out, opt.event);
-    c->event = e;
-    in_flight++;
-    e->started = now_ns();
     connection_flush(c);
 }
 
@@ -448,7 +375,7 @@ static void event_step(struct event *e, int64_t id, const char *method, const st
         in_flight--;
         return;
     }
-    request_head(c, method);
+    send_request_head(c, method);
     mp_map(&c->out, data && data->len ? 2 : 1);
     if (data && data->len) {
         mp_str(&c->out, "Data");
@@ -463,6 +390,8 @@ static void event_step(struct event *e, int64_t id, const char *method, const st
 static void event_end(struct event *e, int failed) {
     uint64_t now = now_ns();
     in_flight--;
+    if (!first_event && !failed)
+        first_event = now;
     if (phase == MEASURING) {
         if (failed) {
             failed_events++;
@@ -485,15 +414,34 @@ static void event_end(struct event *e, int failed) {
     } else if (phase == WARMING && now >= deadline) {
         measure_begin();
     }
+}
+
+/* ends one event and begins the next one on its connection */
+static void event_next(struct event *e, int failed) {
+    event_end(e, failed);
     if (phase == WARMING || phase == MEASURING)
         event_start(e);
 }
 
-/* ---- answers ---- */
+/* ---- MsgPack:1: answers ---- */
+
+/* A server's text with numbers, such as an event's id, replaced: each would be a kind of error. */
+static void error_add_text(const char *s, size_t len) {
+    char text[120];
+    size_t k = 0;
+    for (size_t i = 0; i < len && k < sizeof text - 1; i++) {
+        int digit = s[i] >= '0' && s[i] <= '9';
+        if (digit && k && text[k - 1] == 'N')
+            continue;
+        text[k++] = digit ? 'N' : s[i];
+    }
+    text[k] = 0;
+    error_add("RPC error: %s", text);
+}
 
 static const char *read_answer(struct connection *c, struct mp *m) {
     uint32_t n, entries;
-    int64_t type, msgid, id = -1;
+    int64_t type, sequence, id = -1;
     const char *s;
     size_t len;
     struct mp data = {NULL, NULL};
@@ -502,36 +450,25 @@ static const char *read_answer(struct connection *c, struct mp *m) {
         return "malformed message";
     if (type == 2)
         return NULL; /* a notification, such as serverPid */
-    if (type != 1 || n != 4 || !mp_read_int(m, &msgid))
+    if (type != 1 || n != 4 || !mp_read_int(m, &sequence))
         return "malformed answer";
     struct event *e = c->event;
-    if ((!e && !c->starting) || msgid != c->msgid)
+    if ((!e && !c->starting) || sequence != c->sequence)
         return "answer to nothing that was asked";
     if (phase == MEASURING)
         round_trips++;
 
     if (!mp_read_nil(m)) {
-        if (mp_read_str(m, &s, &len)) {
-            /* numbers in it, such as an event's id, would make each a kind of its own */
-            char text[120];
-            size_t k = 0;
-            for (size_t i = 0; i < len && k < sizeof text - 1; i++) {
-                int digit = s[i] >= '0' && s[i] <= '9';
-                if (digit && k && text[k - 1] == 'N')
-                    continue;
-                text[k++] = digit ? 'N' : s[i];
-            }
-            text[k] = 0;
-            error_add("RPC error: %s", text);
-        } else {
+        if (mp_read_str(m, &s, &len))
+            error_add_text(s, len);
+        else
             error_add("RPC error that is not text");
-        }
         if (c->starting) {
             phase = ENDED;
             return NULL;
         }
         connection_idle(c);
-        event_end(e, 1);
+        event_next(e, 1);
         return NULL;
     }
 
@@ -553,9 +490,8 @@ static const char *read_answer(struct connection *c, struct mp *m) {
     if (c->starting) {
         if (id < 0)
             return "StartInstance gave no Id";
-        instance = id;
+        instances[instance_count++] = id;
         c->starting = 0;
-        connection_idle(c);
         return NULL;
     }
     if (!data.p)
@@ -565,7 +501,7 @@ static const char *read_answer(struct connection *c, struct mp *m) {
         if (!text_is(s, len, "ret"))
             return "Data that is neither \"ret\" nor a call";
         connection_idle(c);
-        event_end(e, 0);
+        event_next(e, 0);
         return NULL;
     }
     const char *method = NULL;
@@ -584,6 +520,10 @@ static const char *read_answer(struct connection *c, struct mp *m) {
     }
     if (!method || id < 0)
         return "a call without Method or EventId";
+    if (opt.hold) {
+        held++;
+        return NULL;
+    }
     connection_idle(c);
     struct function *f = function_find(method, method_len);
     if (!f) {
@@ -594,10 +534,121 @@ static const char *read_answer(struct connection *c, struct mp *m) {
     }
     f->calls++;
     if (f->terminal)
-        event_end(e, 0);
+        event_next(e, 0);
     else
-        event_step(e, id, f->step, &f->data);
+        event_step(e, id, f->step, &f->msgpack);
     return NULL;
+}
+
+/* ---- ProtoBuf:1: frames ---- */
+
+/* Reads an RpcReturn; `instance` is set to the id of an instance that was started. */
+static int read_return(struct connection *c, const uint8_t *data, size_t size, int64_t *instance) {
+    struct pb m = {data, data + size};
+    struct pb_field f, inner;
+    int64_t sequence = 0;
+    int more;
+    while ((more = pb_next(&m, &f)) > 0) {
+        if (f.number == PB_SEQUENCE && f.wire == PB_VARINT) {
+            sequence = (int64_t)f.value;
+        } else if (f.number == PB_INSTANCE_STATUS && f.wire == PB_BYTES) {
+            struct pb status = {f.data, f.data + f.size};
+            *instance = 0; /* proto3 leaves a zero out */
+            while ((more = pb_next(&status, &inner)) > 0)
+                if (inner.number == PB_STATUS_ID && inner.wire == PB_VARINT)
+                    *instance = (int64_t)inner.value;
+            if (more < 0)
+                return 0;
+        }
+    }
+    return more == 0 && sequence == c->sequence;
+}
+
+static const char *read_frame(struct connection *c, const uint8_t *data, size_t size) {
+    struct event *e = c->event;
+    int64_t instance = -1;
+    if (!e && !c->starting)
+        return "a frame that nothing asked for";
+    switch (c->expected) {
+    case METHOD:
+        if (!size) {
+            c->expected = RETURN;
+            return NULL;
+        }
+        c->expected = ARGUMENTS;
+        c->asked = function_find((const char *)data, size);
+        if (!c->asked)
+            error_add("unexpected method %.*s", (int)(size > 100 ? 100 : size),
+                      (const char *)data);
+        return NULL;
+    case ARGUMENTS:
+        if (opt.hold) {
+            held++;
+            return NULL;
+        }
+        if (phase == MEASURING)
+            round_trips++;
+        c->expected = METHOD;
+        if (c->asked && !c->asked->terminal) {
+            c->asked->calls++;
+            send_frame(c, &c->asked->protobuf);
+            return NULL;
+        }
+        /* Kong closes the connection, and opens another one for the next event */
+        if (c->asked)
+            c->asked->calls++;
+        connection_idle(c);
+        connection_close(c, NULL);
+        event_end(e, !c->asked);
+        if (phase == WARMING || phase == MEASURING) {
+            if (connection_open(c))
+                event_start(e);
+            else
+                error_add("cannot connect: %s", strerror(errno));
+        }
+        return NULL;
+    case RETURN:
+        if (!read_return(c, data, size, &instance))
+            return "an answer that is no RpcReturn to what was asked";
+        if (phase == MEASURING)
+            round_trips++;
+        if (c->starting) {
+            if (instance < 0)
+                return "StartInstance gave no instance";
+            instances[instance_count++] = instance;
+            c->starting = 0;
+            return NULL;
+        }
+        connection_idle(c);
+        event_next(e, 0);
+        return NULL;
+    }
+    return NULL;
+}
+
+/* ---- the loop ---- */
+
+/* Takes one message from the bytes of a connection; 0 when there is none whole. */
+static int take_message(struct connection *c, const char **problem) {
+    const uint8_t *at = c->in.data + c->in_done, *end = c->in.data + c->in.len;
+    const uint8_t *data;
+    size_t size;
+    if (opt.protobuf) {
+        struct pb m = {at, end};
+        if (!pb_read_frame(&m, &data, &size))
+            return 0;
+        c->in_done = (size_t)(m.p - c->in.data);
+        *problem = read_frame(c, data, size);
+        return 1;
+    }
+    struct mp m = {at, end}, whole = m;
+    int r = mp_skip(&whole);
+    if (r == MP_MORE)
+        return 0;
+    m.end = whole.p;
+    c->in_done = (size_t)(whole.p - c->in.data);
+    *problem = r == MP_BAD ? "bytes that are no MessagePack" : read_answer(c, &m);
+    return 1;
 }
 
 static void connection_read(struct connection *c) {
@@ -610,21 +661,14 @@ static void connection_read(struct connection *c) {
         return;
     }
     c->in.len += (size_t)n;
+    bytes_received += (uint64_t)n;
     progress = now_ns();
-    while (c->fd >= 0 && c->in_done < c->in.len) {
-        struct mp m = {c->in.data + c->in_done, c->in.data + c->in.len};
-        struct mp whole = m;
-        int r = mp_skip(&whole);
-        if (r == MP_MORE)
-            break;
-        m.end = whole.p;
-        const char *problem = r == MP_BAD ? "bytes that are no MessagePack" : read_answer(c, &m);
+    const char *problem = NULL;
+    while (c->fd >= 0 && c->in_done < c->in.len && take_message(c, &problem))
         if (problem) {
             connection_close(c, problem);
             return;
         }
-        c->in_done = (size_t)(whole.p - c->in.data);
-    }
     if (c->in_done == c->in.len) {
         c->in_done = c->in.len = 0;
     } else if (c->in_done) {
@@ -653,7 +697,6 @@ static int pump(void) {
 }
 
 static int connect_all(void) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(opt.socket) >= sizeof address.sun_path) {
         error_add("the socket's path is too long");
         return 0;
@@ -661,31 +704,46 @@ static int connect_all(void) {
     strcpy(address.sun_path, opt.socket);
     uint64_t until = now_ns() + to_ns(opt.wait);
     for (int i = 0; i < connection_count; i++) {
-        struct connection *c = &connections[i];
-        for (;;) {
-            c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-            if (c->fd < 0) {
-                error_add("cannot open a socket: %s", strerror(errno));
-                return 0;
-            }
-            if (connect(c->fd, (struct sockaddr *)&address, sizeof address) == 0)
-                break;
-            int why = errno;
-            close(c->fd);
-            c->fd = -1;
+        while (!connection_open(&connections[i])) {
             if (now_ns() > until) {
-                error_add("cannot connect: %s", strerror(why));
+                error_add("cannot connect: %s", strerror(errno));
                 return 0;
             }
-            usleep(10000);
+            usleep(500);
         }
-        fcntl(c->fd, F_SETFL, O_NONBLOCK);
-        struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
-        epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &e);
-        if (opt.move && i > 0)
-            connection_idle(c);
+        if (opt.move)
+            connection_idle(&connections[i]);
     }
     return 1;
+}
+
+/* Starts the instances one after the other, on the first connection. */
+static int start_instances(void) {
+    static const char KEY[] = "\"__seq__\":";
+    const char *seq = strstr(opt.config, KEY);
+    char *config = malloc(strlen(opt.config) + 32);
+    if (!config)
+        abort();
+    for (int i = 0; i < opt.instances; i++) {
+        strcpy(config, opt.config);
+        if (seq) {
+            size_t head = (size_t)(seq - opt.config) + sizeof KEY - 1;
+            const char *rest = opt.config + head;
+            while (*rest >= '0' && *rest <= '9')
+                rest++;
+            sprintf(config + head, "%d%s", i + 1, rest);
+        }
+        send_start_instance(&connections[0], config);
+        while (phase == STARTING && instance_count == i)
+            if (!pump()) {
+                free(config);
+                return 0;
+            }
+        if (phase != STARTING)
+            break;
+    }
+    free(config);
+    return instance_count == opt.instances;
 }
 
 static void run(void) {
@@ -696,21 +754,10 @@ static void run(void) {
         return;
     }
     progress = now_ns();
-
-    struct connection *c = &connections[0];
-    c->starting = 1;
-    request_head(c, "plugin.StartInstance");
-    mp_map(&c->out, 2);
-    mp_str(&c->out, "Name");
-    mp_str(&c->out, opt.plugin);
-    mp_str(&c->out, "Config");
-    mp_str(&c->out, opt.config);
-    connection_flush(c);
-    while (phase == STARTING && instance < 0)
-        if (!pump())
-            return;
-    if (instance < 0)
+    if (!start_instances())
         return;
+    if (opt.pid)
+        process_usage(opt.pid, 1, &usage_instances);
 
     phase = WARMING;
     deadline = now_ns() + to_ns(opt.warmup);
@@ -721,9 +768,12 @@ static void run(void) {
         events[i].index = i;
         event_start(&events[i]);
     }
-    while (in_flight > 0)
+    while (in_flight > 0) {
         if (!pump())
             break;
+        if (opt.hold && held >= in_flight)
+            break;
+    }
     if (phase == MEASURING || phase == WARMING) { /* all connections were lost, or nothing came */
         int measured = phase == MEASURING;
         measure_end(now_ns());
@@ -760,8 +810,13 @@ static void report(void) {
     print_text(opt.plugin);
     printf(", \"event\": ");
     print_text(opt.event);
+    printf(", \"protocol\": \"%s\"", opt.protobuf ? "ProtoBuf:1" : "MsgPack:1");
     printf(", \"connections\": %d, \"move_steps\": %s, \"seconds\": %.4f", opt.connections,
            opt.move ? "true" : "false", seconds);
+    printf(", \"instances\": %d, \"held_events\": %ld, \"first_event_at\": %.6f", instance_count,
+           held, (double)first_event / 1e9);
+    printf(", \"bytes_per_event\": %.1f",
+           done_events ? (double)bytes_received / (double)done_events : 0);
     printf(", \"events\": %ld, \"failed_events\": %ld, \"events_per_second\": %.1f", done_events,
            failed_events, seconds > 0 ? (double)done_events / seconds : 0);
     printf(", \"round_trips\": %ld, \"round_trips_per_second\": %.1f", round_trips,
@@ -786,10 +841,11 @@ static void report(void) {
                "\"cpu_system_seconds\": %.2f, \"cpu_us_per_event\": %.2f",
                opt.pid, usage_after.processes, user, system,
                done_events ? (user + system) * 1e6 / (double)done_events : 0);
-        printf(", \"rss_kb\": {\"before\": %ld, \"after\": %ld, \"peak\": %ld}",
-               usage_before.rss_kb, usage_after.rss_kb, usage_after.peak_kb);
-        printf(", \"pss_kb\": {\"before\": %ld, \"after\": %ld}", usage_before.pss_kb,
-               usage_after.pss_kb);
+        printf(", \"rss_kb\": {\"before\": %ld, \"instances\": %ld, \"after\": %ld, \"peak\": %ld}",
+               usage_before.rss_kb, usage_instances.rss_kb, usage_after.rss_kb,
+               usage_after.peak_kb);
+        printf(", \"pss_kb\": {\"before\": %ld, \"instances\": %ld, \"after\": %ld}",
+               usage_before.pss_kb, usage_instances.pss_kb, usage_after.pss_kb);
         printf(", \"marks\": [");
         for (int i = 0; i < marks_seen_count; i++)
             printf("%s{\"events\": %ld, \"rss_kb\": %ld, \"pss_kb\": %ld}", i ? ", " : "",
@@ -804,6 +860,30 @@ static void report(void) {
         printf(": %ld", errors[i].count);
     }
     printf("}}\n");
+}
+
+static void print_hex(const struct buf *b) {
+    putchar('"');
+    for (size_t i = 0; i < b->len; i++)
+        printf("%02x", b->data[i]);
+    putchar('"');
+}
+
+/* {"kong.…": {"step": method or null (Kong never answers), "msgpack": hex, "protobuf": hex}} */
+static void print_answers(void) {
+    for (int i = 0; i < function_count; i++) {
+        printf("%s\"%s\": {\"step\": ", i ? ",\n " : "{", functions[i].name);
+        if (functions[i].step)
+            print_text(functions[i].step);
+        else
+            fputs("null", stdout);
+        fputs(", \"msgpack\": ", stdout);
+        print_hex(&functions[i].msgpack);
+        fputs(", \"protobuf\": ", stdout);
+        print_hex(&functions[i].protobuf);
+        putchar('}');
+    }
+    fputs("}\n", stdout);
 }
 
 /* ---- the command line ---- */
@@ -825,21 +905,31 @@ static double number(const char *name, const char *text, double least) {
 }
 
 int main(int argc, char **argv) {
-    enum { SOCKET = 1, PLUGIN, CONFIG, EVENT, CONNECTIONS, SECONDS, EVENTS, WARMUP, MOVE, PID,
-           RSS_AT, HEADERS, BODY, LOG_SIZE, WAIT, TIMEOUT, HELPING };
+    enum { SOCKET = 1, PROTOCOL, INSTANCES, HOLD, PLUGIN, CONFIG, EVENT, CONNECTIONS, SECONDS, EVENTS, WARMUP, MOVE, PID,
+           RSS_AT, HEADERS, BODY, LOG_SIZE, WAIT, TIMEOUT, ANSWERS, HELPING };
+    int answers_only = 0;
     static const struct option options[] = {
-        {"socket", 1, 0, SOCKET}, {"plugin", 1, 0, PLUGIN}, {"config", 1, 0, CONFIG},
+        {"socket", 1, 0, SOCKET}, {"protocol", 1, 0, PROTOCOL}, {"instances", 1, 0, INSTANCES},
+        {"hold", 0, 0, HOLD}, {"plugin", 1, 0, PLUGIN}, {"config", 1, 0, CONFIG},
         {"event", 1, 0, EVENT}, {"connections", 1, 0, CONNECTIONS}, {"seconds", 1, 0, SECONDS},
         {"events", 1, 0, EVENTS}, {"warmup", 1, 0, WARMUP}, {"move-steps", 0, 0, MOVE},
         {"pid", 1, 0, PID}, {"rss-at", 1, 0, RSS_AT}, {"headers", 1, 0, HEADERS},
         {"body", 1, 0, BODY}, {"log-size", 1, 0, LOG_SIZE}, {"wait", 1, 0, WAIT},
-        {"timeout", 1, 0, TIMEOUT}, {"help", 0, 0, HELPING}, {0, 0, 0, 0},
+        {"timeout", 1, 0, TIMEOUT}, {"answers", 0, 0, ANSWERS},
+        {"help", 0, 0, HELPING}, {0, 0, 0, 0},
     };
     int o, index = 0;
     while ((o = getopt_long(argc, argv, "", options, &index)) != -1) {
         const char *name = options[index].name;
         switch (o) {
         case SOCKET: opt.socket = optarg; break;
+        case PROTOCOL:
+            opt.protobuf = strcmp(optarg, "protobuf") == 0;
+            if (!opt.protobuf && strcmp(optarg, "msgpack"))
+                usage("--protocol wants msgpack or protobuf");
+            break;
+        case INSTANCES: opt.instances = (int)number(name, optarg, 1); break;
+        case HOLD: opt.hold = 1; break;
         case PLUGIN: opt.plugin = optarg; break;
         case CONFIG: opt.config = optarg; break;
         case EVENT: opt.event = optarg; break;
@@ -861,32 +951,40 @@ int main(int argc, char **argv) {
             break;
         case HEADERS: opt.headers = (int)number(name, optarg, 0); break;
         case BODY: opt.body = (long)number(name, optarg, 0); break;
-        case LOG_SIZE: opt.log_size = (long)number(name, optarg, 64); break;
+        case LOG_SIZE: opt.log_size = (long)number(name, optarg, 512); break;
         case WAIT: opt.wait = number(name, optarg, 0); break;
         case TIMEOUT: opt.timeout = number(name, optarg, 0.1); break;
+        case ANSWERS: answers_only = 1; break;
         case HELPING: fputs(HELP, stdout); return 0;
         default: usage("unknown option or missing value");
         }
     }
     if (optind < argc)
         usage("unexpected argument");
-    if (!opt.socket)
+    if (!opt.socket && !answers_only)
         usage("--socket is missing");
     if (opt.mark_count && !opt.pid)
         usage("--rss-at needs --pid");
+    if (opt.move && opt.protobuf)
+        usage("--move-steps is of MsgPack only: over ProtoBuf the connection is the event's");
 
-    functions_prepare();
+    functions_prepare(opt.headers, (size_t)opt.body, (size_t)opt.log_size);
+    if (answers_only) {
+        print_answers();
+        return 0;
+    }
     connection_count = opt.connections + (opt.move ? 1 : 0);
     connections = calloc((size_t)connection_count, sizeof *connections);
     events = calloc((size_t)opt.connections, sizeof *events);
     idle = calloc((size_t)connection_count, sizeof *idle);
+    instances = calloc((size_t)opt.instances, sizeof *instances);
     poller = epoll_create1(EPOLL_CLOEXEC);
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    if (!connections || !events || !idle || poller < 0) {
+    if (!connections || !events || !idle || !instances || poller < 0) {
         perror("load");
         return 1;
     }
@@ -894,7 +992,7 @@ int main(int argc, char **argv) {
         connections[i].fd = -1;
 
     run();
-    if (!error_total && !done_events)
+    if (!error_total && !done_events && !opt.hold)
         error_add("no event was completed");
     report();
     return error_total ? 1 : 0;

@@ -58,17 +58,29 @@ def test_go_version_ends_in_the_line_that_kong_2_0_reads() -> None:
     assert platform.python_version() in found[1]
 
 
-def test_dump_is_a_json_array_of_all_plugins(plugins: Path) -> None:
-    (info,) = json.loads(ended_well(run("dump", DIRECTORY, str(plugins))))
+def dump(plugins: Path, *words: str) -> list[dict[str, Any]]:
+    done = json.loads(ended_well(run("dump", DIRECTORY, str(plugins), *words)))
+    infos: list[dict[str, Any]] = done["Plugins"]
+    return infos
+
+
+def test_dump_names_protocol_socket_and_all_plugins(plugins: Path) -> None:
+    done = json.loads(ended_well(run("dump", DIRECTORY, str(plugins), "--socket", "/k.sock")))
+    assert (done["Protocol"], done["SocketPath"]) == ("ProtoBuf:1", "/k.sock")
+    (info,) = done["Plugins"]
+    check_info(info)
+
+
+def test_dump_for_msgpack_is_a_json_array_of_all_plugins(plugins: Path) -> None:
+    words = ["dump", DIRECTORY, str(plugins), "--protocol", "msgpack"]
+    (info,) = json.loads(ended_well(run(*words)))
     check_info(info)
 
 
 def test_dump_of_names_prints_those(plugins: Path) -> None:
     write(plugins, "second", "class Plugin:\n    def log(self, kong): ...\n")
-    names = [info["Name"] for info in json.loads(run("dump", DIRECTORY, str(plugins)).stdout)]
-    assert names == ["hello", "second"]
-    (info,) = json.loads(ended_well(run("dump", DIRECTORY, str(plugins), "second")))
-    assert info["Name"] == "second"
+    assert [info["Name"] for info in dump(plugins)] == ["hello", "second"]
+    assert [info["Name"] for info in dump(plugins, "second")] == ["second"]
 
 
 def test_dump_plugin_info_is_one_messagepack_map(plugins: Path) -> None:
@@ -91,7 +103,7 @@ def test_a_dump_of_a_plugin_that_is_not_there_fails_in_one_line(plugins: Path) -
         done = run(*words)
         assert done.returncode == 1
         assert one_line(done.stderr).startswith("kongps: plugin ")
-        assert done.stdout in (b"", b"[]\n")
+        assert not done.stdout or json.loads(done.stdout)["Plugins"] == []
 
 
 def test_what_a_plugin_prints_while_it_is_imported_does_not_spoil_a_dump(plugins: Path) -> None:
@@ -109,7 +121,8 @@ def test_what_a_plugin_prints_while_it_is_imported_does_not_spoil_a_dump(plugins
         """,
     )
     done = run("dump", DIRECTORY, str(plugins))
-    assert [info["Name"] for info in json.loads(ended_well(done))] == ["hello", "talks"]
+    infos = json.loads(ended_well(done))["Plugins"]
+    assert [info["Name"] for info in infos] == ["hello", "talks"]
     for text in (b"from print", b"no newline", b"from C", b"from a child"):
         assert text in done.stderr
     out = ended_well(run("-plugins-directory", str(plugins), "-dump-plugin-info", "talks"))
@@ -120,7 +133,7 @@ def test_a_broken_plugin_is_told_of_and_the_others_are_dumped(plugins: Path) -> 
     write(plugins, "broken", "\n\nraise RuntimeError('at import')\n")
     done = run("dump", DIRECTORY, str(plugins))
     assert done.returncode == 1
-    assert [info["Name"] for info in json.loads(done.stdout)] == ["hello"]
+    assert [info["Name"] for info in json.loads(done.stdout)["Plugins"]] == ["hello"]
     line = one_line(done.stderr)
     assert "'broken'" in line
     assert "broken.py:3" in line
@@ -137,6 +150,8 @@ def test_a_broken_plugin_is_told_of_and_the_others_are_dumped(plugins: Path) -> 
         ["serve", "--log-level", "loud"],
         ["--no-such-flag"],
         ["-m", "-g"],
+        ["run"],
+        ["dump", "--protocol", "soap"],
     ],
 )
 def test_wrong_usage_exits_with_2(words: list[str]) -> None:
@@ -149,11 +164,9 @@ def test_wrong_usage_exits_with_2(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["serve"], "give --plugins-directory, or set KONGPS_PLUGINS_DIRECTORY"),
-        (["serve", DIRECTORY, "."], "give --socket, or set KONGPS_SOCKET"),
         (["dump", DIRECTORY, "/no/such/place"], "does not exist"),
         (["serve", DIRECTORY, "/no/such/place", "--socket", "x"], "does not exist"),
-        (["-kong-prefix", "/tmp"], "--plugins-directory"),
+        (["run", "/no/such/file.py"], "there is no file"),
         (["conf", DIRECTORY, "."], "there is no plugin in"),
     ],
 )
@@ -162,6 +175,21 @@ def test_what_cannot_be_done_exits_with_1_and_one_line(
 ) -> None:
     done = run(*words, cwd=short_path)
     assert done.returncode == 1
+    assert text in one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["serve"], "give --plugins-directory, or set KONGPS_PLUGINS_DIRECTORY"),
+        (["serve", DIRECTORY, "."], "give --socket, or set KONGPS_SOCKET"),
+        (["-kong-prefix", "/tmp"], "--plugins-directory"),
+        (["dump"], "--plugins-directory"),
+    ],
+)
+def test_what_is_missing_exits_with_2_and_one_line(words: list[str], text: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2
     assert text in one_line(done.stderr)
 
 
@@ -196,7 +224,7 @@ def test_settings_come_from_the_environment_and_flags_win(plugins: Path, short_p
 
 def test_a_wrong_environment_variable_is_named() -> None:
     done = run("serve", KONGPS_SHUTDOWN_TIMEOUT="soon")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "KONGPS_SHUTDOWN_TIMEOUT='soon'" in one_line(done.stderr)
 
 
@@ -228,6 +256,24 @@ def test_the_flags_of_older_servers_serve_below_the_prefix(
         server.end()
 
 
+def test_without_a_name_the_socket_of_kong_python_pluginserver_is_there_too(
+    plugins: Path, short_path: Path
+) -> None:
+    """A kong.conf for it names <prefix>/python_pluginserver.sock, its default."""
+    server = Process(
+        short_path / "python_pluginserver.sock",
+        *("-kong-prefix", str(short_path), "-plugins-directory", str(plugins)),
+    )
+    try:
+        for name in ("go_pluginserver.sock", "python_pluginserver.sock"):
+            assert Socket(short_path / name).call("GetStatus", 0)["Pid"] == server.process.pid
+        server.process.terminate()
+        assert server.end() == 0
+        assert not list(short_path.glob("*.sock"))
+    finally:
+        server.process.kill()
+
+
 def conf(plugins: Path, *words: str) -> dict[str, str]:
     out = ended_well(run("conf", DIRECTORY, str(plugins), *words)).decode()
     rows = [line for line in out.splitlines() if not line.startswith("#")]
@@ -247,6 +293,8 @@ def test_conf_for_kong_2_3_to_3_8_names_one_server(plugins: Path, short_path: Pa
         settings = conf(plugins, "--kong", version, "--socket", str(short_path / "k.sock"))
         assert settings["pluginserver_names"] == "kongps"
         assert settings["pluginserver_kongps_socket"] == str(short_path / "k.sock")
+        protocol = "msgpack" if version == "2.3" else "protobuf"
+        assert settings["pluginserver_kongps_query_cmd"].endswith(f"--protocol {protocol}")
 
 
 def test_conf_for_kong_3_9_names_each_plugin(plugins: Path, short_path: Path) -> None:
@@ -264,12 +312,20 @@ def test_conf_for_kong_3_9_names_each_plugin(plugins: Path, short_path: Path) ->
     ]
 
 
+def test_conf_refuses_plugins_whose_settings_would_be_the_same(plugins: Path) -> None:
+    for name in ("key-gate", "key_gate"):
+        write(plugins, name, "class Plugin:\n    def access(self, kong): ...\n")
+    done = run("conf", DIRECTORY, str(plugins))
+    assert done.returncode == 1
+    assert "key-gate and key_gate" in one_line(done.stderr)
+
+
 def test_the_commands_of_conf_work(plugins: Path, short_path: Path) -> None:
     write(plugins, "key-gate", "class Plugin:\n    def access(self, kong): ...\n")
     settings = conf(plugins, "--socket", str(short_path / "k.sock"))
     for plugin in ("hello", "key-gate"):
         _, *words = shlex.split(settings[f"pluginserver_{plugin.replace('-', '_')}_query_cmd"])
-        (info,) = json.loads(ended_well(run(*words)))
+        (info,) = json.loads(ended_well(run(*words)))["Plugins"]
         assert info["Name"] == plugin
     _, *words = shlex.split(settings["pluginserver_hello_start_cmd"])
     server = Process(short_path / "k.sock", *words)

@@ -6,6 +6,7 @@ import contextvars
 import gc
 import logging
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -253,9 +254,10 @@ def test_events_without_a_step_for_long_are_ended(dispatcher: Dispatcher) -> Non
         finally:
             trail.append("finally")
 
-    impatient = Dispatcher(InlineRunner(), event_timeout=0.0)
+    impatient = Dispatcher(InlineRunner(), event_timeout=0.05)
     wire = dispatcher_with(impatient, handler)
     asked_for = wire.event(1)
+    time.sleep(0.06)
     assert impatient.abandon_idle_events() == 1
     assert trail == ["finally"]
     assert impatient.live_events == 0

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kongps import kong_pdk_shim
-from kongps.errors import PDKError, PluginError, ServerError
+from kongps.errors import PDKError, PluginError
 from kongps.loader import from_object, load_directory, load_plugin
 from kongps.plugin import Plugin
 
@@ -241,21 +241,13 @@ def test_an_installed_package_is_found_first(tmp_path: Path) -> None:
 
 
 def test_a_dedicated_server_is_started_with_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    import kongps.server
+    from kongps import embedded
 
     served: list[Plugin] = []
-    monkeypatch.setattr(kongps.server, "serve_dedicated", served.append, raising=False)
+    monkeypatch.setattr(embedded, "serve_dedicated", lambda plugin: served.append(plugin))
     schema = ({"message": {"type": "string"}},)
     kong_pdk_shim.start_dedicated_server("py-own", WithConfig, "0.1.0", 5, schema)
     (plugin,) = served
     assert (plugin.name, plugin.version, plugin.priority) == ("py-own", "0.1.0", 5)
     assert plugin.path == __file__
     assert json.loads(json.dumps(plugin.schema))["fields"][0]["config"]["fields"] == [*schema]
-
-
-def test_a_dedicated_server_that_cannot_be_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    import kongps.server
-
-    monkeypatch.delattr(kongps.server, "serve_dedicated", raising=False)
-    with pytest.raises(ServerError, match="--plugins-directory"):
-        kong_pdk_shim.start_dedicated_server("py-own", WithConfig)

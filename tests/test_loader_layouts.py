@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kongps.errors import PluginError
-from kongps.loader import from_object
+from kongps.loader import from_object, load_plugin
 from kongps.plugin import Plugin
 
 
@@ -242,3 +243,34 @@ def test_info_is_what_kong_asks_for() -> None:
             "fields": [{"config": {"type": "record", "fields": []}}],
         },
     }
+
+
+def test_pipelining_can_be_turned_off_by_an_attribute(tmp_path: Path) -> None:
+    for name, text, expected in (
+        ("plain", "", True),
+        ("module", "pipelining = False\n", False),
+    ):
+        (tmp_path / f"{name}.py").write_text(
+            f"{text}class Plugin:\n    def access(self, kong): ...\n"
+        )
+        assert load_plugin(tmp_path, name).pipelined is expected
+    (tmp_path / "inner.py").write_text(
+        "class Plugin:\n    pipelining = False\n    def access(self, kong): ...\n"
+    )
+    assert load_plugin(tmp_path, "inner").pipelined is False
+    (tmp_path / "wrong.py").write_text(
+        "pipelining = 'no'\nclass Plugin:\n    def access(self, kong): ...\n"
+    )
+    with pytest.raises(PluginError, match="pipelining is 'no'"):
+        load_plugin(tmp_path, "wrong")
+
+
+def test_what_new_sets_without_annotations_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text(
+        "class Conf:\n"
+        "    def __init__(self): self.message = 'm'\n"
+        "    def Access(self, kong): ...\n"
+        "def New(): return Conf()\n"
+    )
+    with pytest.raises(PluginError, match="no annotated fields, so message"):
+        load_plugin(tmp_path, "bare")

@@ -337,7 +337,7 @@ def test_more_connections_than_file_descriptors_are_taken_later(
     finally:
         server.kill()
         _, log = server.communicate()
-    assert b"cannot accept a connection" in log
+    assert log.count(b"connections have to wait") == 1
 
 
 def test_a_peer_that_does_not_read_is_not_read_from(plugins: Path, short_path: Path) -> None:
@@ -425,7 +425,7 @@ def test_events_given_up_by_kong_are_ended_by_a_running_server(
     with serving(plugins, short_path / "k.sock", "--event-timeout", "0.2") as server:
         wire = server.connect()
         answer = wire.event(wire.start("hello"))
-        server.wait_for(lambda: "Kong gave up 1 events" in server.text())
+        server.wait_for(lambda: "Kong has given it up" in server.text())
         with pytest.raises(RPCError, match="No event"):
             wire.step(answer, "host")
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
@@ -25,18 +25,21 @@ class Launch:
 
     argv: Sequence[str]
     socket: Path
-    plugin: str = "hello"
-    env: Mapping[str, str] = field(default_factory=dict)
+    plugin: str
 
 
 class Peer:
     """One server, or one mode of it. ``name`` is what ``--peers`` and the table call it.
 
-    ``version`` and ``notes``, sentences for the report, are known after ``prepare``.
+    ``family`` names the set-up that several modes of one server share.
+    ``protocol`` is what the driver speaks to it, ``msgpack`` or ``protobuf``; ``version`` and
+    ``notes``, sentences for the report, are known after ``prepare``.
     """
 
     name: str = ""
+    family: str = ""
     version: str = ""
+    protocol: str = "msgpack"
     notes: Sequence[str] = ()
 
     def prepare(self, home: Path, workload: str) -> None:
@@ -46,6 +49,14 @@ class Peer:
         """How to start it, with its socket in the short-lived directory ``run``."""
         raise NotImplementedError
 
+    def dump(self, home: Path, run: Path, workload: str) -> Sequence[str] | None:
+        """The command that prints what Kong asks of its plugins; None if there is none."""
+        return None
+
+    def environment(self) -> Mapping[str, str]:
+        """What its commands need in their environment."""
+        return {}
+
     def versions(self) -> dict[str, str]:
         """What is measured, exactly; known after ``prepare``."""
         return {self.name: self.version} if self.version else {}
@@ -53,7 +64,7 @@ class Peer:
 
 def workload_file(workload: str, flavour: str, suffix: str) -> Path:
     """The plugin of a workload written for one kind of server; ``MissingPeer`` if there is none."""
-    path = WORKLOADS / f"{workload}_{flavour}{suffix}"
+    path = WORKLOADS / workload / f"{flavour}{suffix}"
     if not path.exists():
         raise MissingPeer(f"the workload {workload!r} is not written for it ({path.name})")
     return path

@@ -1,24 +1,21 @@
-"""The floor: a C program that answers the hello example with prepared bytes."""
+"""The floor: a C program that answers each workload with prepared bytes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from peers.base import Launch, MissingPeer, Peer
+from peers.base import Launch, Peer
 
 
 class Floor(Peer):
     """``benchmarks/floor.c``, built with the driver."""
 
-    name = "floor"
-
-    def __init__(self, executable: Path) -> None:
+    def __init__(self, executable: Path, protocol: str) -> None:
+        self.name = "floor" if protocol == "msgpack" else f"floor-{protocol}"
+        self.protocol = protocol
         self._executable = executable
-
-    def prepare(self, home: Path, workload: str) -> None:
-        if workload != "hello":
-            raise MissingPeer(f"it has no answers prepared for {workload!r}")
 
     def launch(self, home: Path, run: Path, workload: str) -> Launch:
         socket = run / "floor.sock"
-        return Launch([str(self._executable), str(socket)], socket)
+        argv = [str(self._executable), str(socket), self.protocol, workload]
+        return Launch(argv, socket, workload)

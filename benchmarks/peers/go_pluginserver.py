@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from peers.base import Launch, MissingPeer, Peer, is_current, mark_current, run_step, workload_file
@@ -67,15 +68,20 @@ class GoPluginserver(Peer):
         return dict(self._modules)
 
     def launch(self, home: Path, run: Path, workload: str) -> Launch:
+        return Launch(self._command(home, run), run / "go_pluginserver.sock", workload)
+
+    def dump(self, home: Path, run: Path, workload: str) -> Sequence[str]:
+        return [*self._command(home, run), "-dump-plugin-info", workload]
+
+    def _command(self, home: Path, run: Path) -> list[str]:
         module = home / f"v{self.version}"
-        argv = [
+        return [
             str(module / "go-pluginserver"),
             "-kong-prefix",
             str(run),
             "-plugins-directory",
             str(module / "plugins"),
         ]
-        return Launch(argv, run / "go_pluginserver.sock", workload)
 
     @staticmethod
     def _build(module: Path, version: str, workload: str, source: Path, toolchain: str) -> None:

@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peers.base import Launch, Peer, is_current, mark_current, run_step, workload_file
@@ -16,6 +17,7 @@ REQUIREMENT = "kong-pdk==0.36"
 class KongPythonPdk(Peer):
     """``kong-python-pluginserver``; ``flag`` chooses the mode (none: threads)."""
 
+    family = "kong-python-pdk"
     version = "0.36"
 
     def __init__(self, mode: str, flag: str | None) -> None:
@@ -47,15 +49,24 @@ class KongPythonPdk(Peer):
         return {name: self._installed[name] for name in wanted if name in self._installed}
 
     def launch(self, home: Path, run: Path, workload: str) -> Launch:
-        argv = [
+        argv = self._command(home, run, workload)
+        if self._flag:
+            argv.append(self._flag)
+        return Launch(argv, run / "python_pluginserver.sock", workload)
+
+    def environment(self) -> Mapping[str, str]:
+        # Nothing of the caller's import path: a `kong_pdk` there would be measured instead.
+        return {"PYTHONPATH": ""}
+
+    def dump(self, home: Path, run: Path, workload: str) -> Sequence[str]:
+        return [*self._command(home, run, workload), "--dump-all-plugins"]
+
+    @staticmethod
+    def _command(home: Path, run: Path, workload: str) -> list[str]:
+        return [
             str(home / "venv" / "bin" / "kong-python-pluginserver"),
             "--kong-prefix",
             str(run),
             "--plugins-directory",
             str(home / "plugins" / workload),
         ]
-        if self._flag:
-            argv.append(self._flag)
-        # Nothing of the caller's import path: a `kong_pdk` there would be measured instead.
-        env = {"PYTHONPATH": ""}
-        return Launch(argv, run / "python_pluginserver.sock", workload, env)

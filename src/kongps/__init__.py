@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import sysconfig
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from kongps.errors import (
 )
 
 if TYPE_CHECKING:
+    from kongps.embedded import run
     from kongps.fields import Field
     from kongps.pdk import Kong
 
@@ -40,18 +42,29 @@ __all__ = [
     "ProtocolError",
     "ServerError",
     "__version__",
+    "get_include",
+    "run",
 ]
 
-_LAZY = {"Field": "kongps.fields", "Kong": "kongps.pdk"}
+_LAZY = {"Field": "kongps.fields", "Kong": "kongps.pdk", "run": "kongps.embedded"}
 
 if importlib.util.find_spec("kongps.core.dispatch") is None:
     raise ImportError(
         f"kongps {__version__} has no compiled core for this interpreter "
         f"({sys.implementation.name} {sys.version.split()[0]}, "
-        f"{sysconfig.get_config_var('EXT_SUFFIX')}); build it with: "
-        f"{sys.executable} -m pip install --force-reinstall --no-binary kongps kongps "
-        f"(in a checkout: {sys.executable} -m pip install -e .)"
+        f"{sysconfig.get_config_var('EXT_SUFFIX')}); in a checkout of kongps, this builds it: "
+        f"{sys.executable} -m pip install --force-reinstall ."
     )
+
+
+def get_include() -> str:
+    """The directory of the C headers, for the compiler's ``-I``.
+
+    :returns: its path; ``#include <kongps/phases.h>`` is found below it.
+    """
+    here = os.path.dirname(__file__)
+    installed = os.path.join(here, "include")
+    return installed if os.path.isdir(installed) else os.path.join(here, "..", "..", "include")
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from kongps import log
 from kongps._version import __version__
-from kongps.errors import KongpsError, PluginError, ServerError
+from kongps.errors import KongpsError, PluginError, ServerError, UsageError
 from kongps.settings import (
     Settings,
     from_environment,
@@ -37,6 +37,11 @@ DEFAULT_PREFIX = "/usr/local/kong"
 # What Kong 2.0 - 2.2 always connect to, below the prefix.
 GO_SOCKET_NAME = "go_pluginserver.sock"
 
+# Where kong-python-pluginserver listens below the prefix; a kong.conf written for it names this.
+PYTHON_SOCKET_NAME = "python_pluginserver.sock"
+
+PROTOCOLS = ("protobuf", "msgpack")
+
 COMPATIBLE_HELP = """\
 without a subcommand, kongps takes the flags of go-pluginserver and kong-python-pluginserver:
   kongps -kong-prefix PREFIX -plugins-directory DIR [-dump-plugin-info NAME | -dump-all-plugins]
@@ -51,15 +56,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: the exit code: 0 fine, 2 wrong usage, 1 anything else.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded(lambda: _run(words))
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Runs a command; what it raises becomes an exit code, and one line on stderr.
+
+    :param run: the command, returning its exit code.
+    """
     try:
-        return _run(words)
+        return run()
+    except UsageError as error:
+        print(f"kongps: {error}", file=sys.stderr)
+        return USAGE
     except KongpsError as error:
         print(f"kongps: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return FAILED
     except BrokenPipeError:  # whoever reads our output has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
     except SystemExit as end:  # argparse has said why
         return end.code if isinstance(end.code, int) else FAILED
@@ -70,6 +86,8 @@ def _run(words: list[str]) -> int:
         return _compatible(words[1:])
     if words and words[0] == "demo":
         return _demo(words[1:])
+    if words and words[0] == "run":
+        return _run_file(words[1:])
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
         return _compatible(words)
     parser = _parser()
@@ -92,18 +110,25 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     serve = _command(commands, "serve", _serve, "serve plugins to Kong on a unix socket")
     _add_directory(serve)
-    _add_serving(serve, socket=True)
+    add_serving(serve, socket=True)
 
     dump = _command(
         commands, "dump", _dump, "print what Kong needs to know of the plugins (the _query_cmd)"
     )
     _add_directory(dump)
     dump.add_argument("names", nargs="*", metavar="NAME", help="plugins to print; default: all")
+    dump.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="protobuf",
+        help="what Kong is to speak: protobuf from 2.4 on, msgpack before (default: %(default)s)",
+    )
+    dump.add_argument("--socket", metavar="PATH", help="the socket that `kongps serve` uses")
     _add_lua_style(dump)
 
     conf = _command(commands, "conf", _conf, "print the settings for kong.conf")
@@ -118,7 +143,8 @@ def _parser() -> argparse.ArgumentParser:
         help="Kong's prefix, for the socket's default place (default: %(default)s)",
     )
 
-    # It has flags of its own and is run before this parser; here it is for the help.
+    # These have flags of their own and are run before this parser; here they are for the help.
+    commands.add_parser("run", help="run a plugin file that serves itself: kongps run FILE [FLAG…]")
     commands.add_parser(
         "demo", help="serve the example plugins to a stand-in for Kong and show what happens"
     )
@@ -146,15 +172,19 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
 def _add_lua_style(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-lua-style",
-        dest="lua_style",
         action="store_const",
-        const=False,
+        const=True,
         help="have PDK calls of plugins in kong-python-pdk's layout return the value and raise "
         "errors, instead of returning (value, err)",
     )
 
 
-def _add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
+def add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
+    """Adds the flags of a server.
+
+    :param socket: whether the socket's path is one of them.
+    """
+
     def option(flag: str, **details: Any) -> None:
         name = flag.lstrip("-").replace("-", "_")
         default = getattr(Settings, name, None)
@@ -165,18 +195,18 @@ def _add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
 
     if socket:
         option("--socket", metavar="PATH", help="the unix socket that Kong connects to")
-    option("--socket-mode", metavar="MODE", type=parse_mode, help="the socket's permissions")
-    option("--listen-queue-size", metavar="N", type=parse_count, help="connections that may wait")
+    option("--socket-mode", metavar="MODE", type=_MODE, help="the socket's permissions")
+    option("--listen-queue-size", metavar="N", type=_COUNT, help="connections that may wait")
     option(
         "--shutdown-timeout",
         metavar="SECONDS",
-        type=parse_seconds,
+        type=_SECONDS,
         help="time for running events to finish after SIGTERM",
     )
     option(
         "--event-timeout",
         metavar="SECONDS",
-        type=parse_seconds,
+        type=_SECONDS,
         help="time without a step from Kong after which an event is ended",
     )
     parser.add_argument(
@@ -185,13 +215,19 @@ def _add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
         default=None,
         help="end when the process that started this one is gone",
     )
+    parser.add_argument(
+        "--no-pipelining",
+        action="store_const",
+        const=True,
+        help="wait for Kong's answer to every PDK call, also to one without a result",
+    )
     _add_lua_style(parser)
     option("--log-level", metavar="LEVEL", choices=log.LEVELS, help="least level to log: "
            + ", ".join(log.LEVELS))  # fmt: skip
     option("--log-format", metavar="FORMAT", choices=log.FORMATS, help="text or json")
 
 
-def _settings(options: argparse.Namespace, **defaults: Any) -> Settings:
+def settings_of(options: argparse.Namespace, **defaults: Any) -> Settings:
     """Settings from flags, else the environment, else `defaults`, else the usual ones."""
     chosen = {**defaults, **from_environment()}
     for name in Settings.__dataclass_fields__:
@@ -201,19 +237,36 @@ def _settings(options: argparse.Namespace, **defaults: Any) -> Settings:
     settings = Settings(**chosen)
     for name, allowed in (("log_level", log.LEVELS), ("log_format", log.FORMATS)):
         if getattr(settings, name) not in allowed:
-            raise ServerError(f"{name} must be one of {', '.join(allowed)}")
+            raise UsageError(f"{name} must be one of {', '.join(allowed)}")
     return settings
+
+
+def _type(parse: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
+    """`parse` for argparse, which shows the text of an ArgumentTypeError."""
+
+    def parsed(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
+
+    return parsed
+
+
+_MODE = _type(parse_mode, "a set of permissions in octal, such as 0660")
+_SECONDS = _type(parse_seconds, "a number of seconds, 0 or more")
+_COUNT = _type(parse_count, "a whole number, 1 or more")
 
 
 def _required(settings: Settings, *names: str) -> None:
     for name in names:
         if not getattr(settings, name):
             flag = "--" + name.replace("_", "-")
-            raise ServerError(f"give {flag}, or set KONGPS_{name.upper()}")
+            raise UsageError(f"give {flag}, or set KONGPS_{name.upper()}")
 
 
 def _serve(options: argparse.Namespace) -> int:
-    settings = _settings(options)
+    settings = settings_of(options)
     _required(settings, "plugins_directory", "socket")
     return _run_server(settings)
 
@@ -222,19 +275,47 @@ def _run_server(settings: Settings) -> int:
     log.set_up(settings.log_level, settings.log_format)
     from kongps.server import Server
 
-    Server(settings).run()
+    with stdout_kept_clean():
+        server = Server(settings)
+    with contextlib.suppress(Exception):  # what handlers print shows at once, also in a pipe
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    server.run()
     return OK
 
 
+def _run_file(words: list[str]) -> int:
+    from kongps.embedded import run_file
+
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: kongps run FILE [-kong-prefix PREFIX] [--dump] [FLAG…]", file=sys.stderr)
+        return OK if words else USAGE
+    return run_file(words[0], words[1:])
+
+
 def _dump(options: argparse.Namespace) -> int:
-    settings = _settings(options)
+    settings = settings_of(options)
     _required(settings, "plugins_directory")
-    with _stdout_kept_clean():
-        plugins, errors = _load(settings, options.names)
+    kept = _redirect_stdout()
+    plugins, errors = _load(settings, options.names)
+    _write_only(kept, dumped(plugins, options.protocol, settings.socket).encode() + b"\n")
+    return FAILED if errors else OK
+
+
+def dumped(plugins: Sequence[Plugin], protocol: str, socket: str) -> str:
+    """The answer to Kong's query.
+
+    :param plugins: the plugins to tell of.
+    :param protocol: one of ``PROTOCOLS``; before 2.4, Kong knows MsgPack:1 alone and wants an
+        array of plugins.
+    :param socket: the path of the server's socket.
+    :returns: JSON.
+    """
     import json
 
-    print(json.dumps([plugin.info() for plugin in plugins]))
-    return FAILED if errors else OK
+    infos = [plugin.info() for plugin in plugins]
+    if protocol == "msgpack":
+        return json.dumps(infos)
+    return json.dumps({"Protocol": "ProtoBuf:1", "SocketPath": socket, "Plugins": infos})
 
 
 def _load(settings: Settings, names: Sequence[str] = ()) -> tuple[list[Plugin], list[PluginError]]:
@@ -250,11 +331,11 @@ def _load(settings: Settings, names: Sequence[str] = ()) -> tuple[list[Plugin], 
     if names:
         for name in names:
             try:
-                plugins.append(load_plugin(directory, name, lua_style=settings.lua_style))
+                plugins.append(load_plugin(directory, name, lua_style=not settings.no_lua_style))
             except PluginError as error:
                 errors.append(error)
     else:
-        loaded = load_directory(directory, lua_style=settings.lua_style)
+        loaded = load_directory(directory, lua_style=not settings.no_lua_style)
         plugins, errors = list(loaded.plugins.values()), loaded.errors
     for broken in errors:
         print(f"kongps: {broken}", file=sys.stderr)
@@ -262,25 +343,45 @@ def _load(settings: Settings, names: Sequence[str] = ()) -> tuple[list[Plugin], 
 
 
 @contextlib.contextmanager
-def _stdout_kept_clean() -> Iterator[None]:
-    """Sends everything that is printed, C code included, to stderr for a while."""
-    sys.stdout.flush()
-    kept = os.dup(1)
+def stdout_kept_clean() -> Iterator[None]:
+    """Sends everything that is printed to stderr for a while."""
+    kept = _redirect_stdout()
     try:
-        os.dup2(2, 1)
         yield
     finally:
-        sys.stdout.flush()
+        with contextlib.suppress(Exception):  # a plugin may have put anything in its place
+            sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def _redirect_stdout() -> int:
+    """Sends everything that is printed from now on, C code's output included, to stderr.
+
+    :returns: a file descriptor of what stdout was.
+    """
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return kept
+
+
+def _write_only(kept: int, data: bytes) -> None:
+    """Writes to what stdout was; whatever is printed later, at exit too, goes to stderr.
+
+    :param kept: what `_redirect_stdout` gave.
+    """
+    while data:
+        data = data[os.write(kept, data) :]
 
 
 def _conf(options: argparse.Namespace) -> int:
     from kongps.conf import kong_conf
 
-    settings = _settings(options)
+    settings = settings_of(options)
     _required(settings, "plugins_directory")
-    with _stdout_kept_clean():
+    with stdout_kept_clean():
         plugins, errors = _load(settings)
     print(
         kong_conf(
@@ -300,7 +401,8 @@ def _demo(words: list[str]) -> int:
     return demo(words)
 
 
-def _version() -> str:
+def version() -> str:
+    """What ``--version`` prints."""
     return f"kongps {__version__} ({platform.python_implementation()} {platform.python_version()})"
 
 
@@ -323,8 +425,9 @@ def _compatible_parser() -> argparse.ArgumentParser:
         metavar="DIR", help="where the plugins are",
     )  # fmt: skip
     parser.add_argument(
-        "--socket-name", default=GO_SOCKET_NAME,
-        help="the socket's name below the prefix (default: %(default)s)",
+        "--socket-name",
+        help=f"the socket's name below the prefix (default: {GO_SOCKET_NAME}, and "
+        f"{PYTHON_SOCKET_NAME} too)",
     )  # fmt: skip
     parser.add_argument(
         "--dump-plugin-info", "-dump-plugin-info", metavar="NAME",
@@ -335,19 +438,19 @@ def _compatible_parser() -> argparse.ArgumentParser:
         help="print what Kong needs to know of every plugin, as JSON",
     )  # fmt: skip
     parser.add_argument(
-        "-v", "--verbose", action="count", default=1, help="log more; twice for debugging"
+        "-v", "--verbose", action="count", default=1, help="log what helps in debugging too"
     )
     parser.add_argument(
         "-version", dest="go_version", action="store_true",
         help="print the versions as go-pluginserver does",
     )  # fmt: skip
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=version())
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument(
         "-m", "--multiprocessing", action="store_true", help="taken and without effect"
     )
     modes.add_argument("-g", "--gevent", action="store_true", help="taken and without effect")
-    _add_serving(parser, socket=False)
+    add_serving(parser, socket=False)
     return parser
 
 
@@ -356,17 +459,19 @@ def _compatible(words: list[str]) -> int:
     if options.go_version:
         # Kong 2.0 - 2.2 report what stands behind "go" on the last line.
         print(f"Version: {__version__}")
-        print(f"Runtime Version: go0 ({_version()})")
+        print(f"Runtime Version: go0 ({version()})")
         return OK
     if options.verbose > 1 and options.log_level is None:
         options.log_level = "debug"
-    settings = _settings(options, parent_watch=True)
+    settings = settings_of(options, parent_watch=True)
     _required(settings, "plugins_directory")
     if options.dump_plugin_info is not None:
         return _dump_one(settings, options.dump_plugin_info)
     if options.dump_all_plugins:
-        return _dump(argparse.Namespace(**vars(settings), names=[]))
-    settings.socket = os.path.join(options.prefix, options.socket_name)
+        return _dump(argparse.Namespace(**vars(settings), names=[], protocol="msgpack"))
+    settings.socket = os.path.join(options.prefix, options.socket_name or GO_SOCKET_NAME)
+    if options.socket_name is None:
+        settings.second_socket = os.path.join(options.prefix, PYTHON_SOCKET_NAME)
     if options.multiprocessing or options.gevent:
         log.set_up(settings.log_level, settings.log_format)
         logging.getLogger("kongps").info("-m and -g have no effect: handlers run in greenlets")
@@ -374,12 +479,11 @@ def _compatible(words: list[str]) -> int:
 
 
 def _dump_one(settings: Settings, name: str) -> int:
-    with _stdout_kept_clean():
-        plugins, _ = _load(settings, [name])
+    kept = _redirect_stdout()
+    plugins, _ = _load(settings, [name])
     if not plugins:
         return FAILED
     import msgpack
 
-    sys.stdout.buffer.write(msgpack.packb(plugins[0].info()))
-    sys.stdout.buffer.flush()
+    _write_only(kept, msgpack.packb(plugins[0].info()))
     return OK

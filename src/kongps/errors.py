@@ -15,6 +15,7 @@ __all__ = [
     "PluginNameError",
     "ProtocolError",
     "ServerError",
+    "UsageError",
 ]
 
 
@@ -80,3 +81,7 @@ class ProtocolError(KongpsError):
 
 class ServerError(KongpsError):
     """The server cannot start or go on: a socket in use, a directory missing, a bad setting."""
+
+
+class UsageError(KongpsError):
+    """The command line or the environment asks for what there is not."""

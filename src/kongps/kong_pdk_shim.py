@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Optional, TypeVar
 
-from kongps.errors import KongpsError, PDKError, ServerError
+from kongps.errors import KongpsError, PDKError
 
 __all__ = ["install", "start_dedicated_server"]
 
@@ -81,14 +81,12 @@ def start_dedicated_server(
         Schema=_schema,
         __file__=_file_of(plugin),
     )
-    server = importlib.import_module("kongps.server")
-    serve: Optional[Callable[[Any], None]] = getattr(server, "serve_dedicated", None)
-    if serve is None:
-        raise ServerError(
-            f"this version of kongps cannot serve {name!r} on its own; put its file into a "
-            "directory and run `kongps serve --plugins-directory DIRECTORY`"
-        )
-    serve(from_object(module, name=name))
+    from kongps.embedded import serve_dedicated
+
+    lua_style = "--no-lua-style" not in sys.argv
+    code = serve_dedicated(from_object(module, name=name, lua_style=lua_style))
+    if code:
+        sys.exit(code)
 
 
 def _file_of(cls: type) -> Optional[str]:

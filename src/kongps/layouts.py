@@ -16,7 +16,7 @@ In both, a handler is a method ``certificate``, ``rewrite``, ``access``, ``respo
 or ``log``, or in the first also with a capital letter, that takes the PDK. The version and the
 priority are attributes ``version``/``Version`` and ``priority``/``Priority`` of the module or the
 class. ``Schema``/``schema`` replaces the derived schema: a list of the fields of ``config``, or a
-whole schema. ``plugin_fields`` and ``entity_checks`` add to the derived one.
+whole schema. ``pipelining = False`` has every PDK call waited for. ``plugin_fields`` and ``entity_checks`` add to the derived one.
 """
 
 from __future__ import annotations
@@ -282,6 +282,12 @@ def _priority(source: Source, value: Any) -> int:
     return value
 
 
+def _pipelined(source: Source, value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return value is not False
+    raise source.error(f"its attribute pipelining is {_a(value)}; it must be True or False")
+
+
 def _a(value: object) -> str:
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
@@ -311,6 +317,7 @@ def _config_plugin(source: Source, cls: type, *, lua_style: bool) -> Plugin:
         make=make,
         handlers=handlers,
         pdk="lua-style" if lua_style else "python-style",
+        pipelined=_pipelined(source, _attribute(source, cls, ("pipelining",))),
         path=source.path,
         modified=source.modified,
     )
@@ -332,6 +339,8 @@ def _structure_plugin(
     except UnsupportedType as error:
         raise source.error(str(error)) from error
     names = [each.attribute for each in record.fields]
+    if not names and sample is not None:
+        _check_annotated(source, sample)
 
     def make(config: dict[str, Any]) -> Any:
         if new is not None:
@@ -347,9 +356,21 @@ def _structure_plugin(
         schema=schema,
         make=make,
         handlers=handlers,
+        pipelined=_pipelined(source, _attribute(source, cls, ("pipelining",), names)),
         path=source.path,
         modified=source.modified,
     )
+
+
+def _check_annotated(source: Source, sample: Any) -> None:
+    """What New() sets on an object without annotations would silently be no configuration."""
+    unannotated = [name for name in getattr(sample, "__dict__", ()) if not name.startswith("_")]
+    if unannotated:
+        raise source.error(
+            f"{type(sample).__name__} has no annotated fields, so {', '.join(unannotated)} would "
+            f"be no configuration; write `{unannotated[0]}: str` and the like in the class, or "
+            "begin the names with an underscore"
+        )
 
 
 def _schema(source: Source, cls: Any, record: Record, sample: Any) -> dict[str, Any]:

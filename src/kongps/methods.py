@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Callable
 import msgspec
 
 from kongps.core.dispatch import Dispatcher, Instance
+from kongps.core.msgpack import PackError, packb
+from kongps.core.report import report
 from kongps.errors import ConfigError, KongpsError
 
 if TYPE_CHECKING:
     from kongps.plugin import Plugin
-
-logger = logging.getLogger("kongps")
 
 # Ids fit the positive int32 that ProtoBuf:1 has for them.
 HIGHEST_INSTANCE_ID = 2**31 - 1
@@ -118,22 +118,28 @@ class Methods:
         name = argument["Name"]
         config: dict[str, Any] = {}
         handlers: dict[str, Callable[..., Any]] = {}
-        failure = None
+        failure: str | None = None
+        raised: BaseException | None = None
         plugin: Any = self.plugins.get(name) or _MissingPlugin(name)
         try:
             plugin = self._plugin(name)
             config = _decode_config(argument.get("Config"))
             handlers = plugin.new(config)
         except KongpsError as error:
-            failure = f"plugin {name} did not start: {error}"
-            logger.error("%s", failure)
+            failure = str(error)
         except BaseException as error:  # whatever a plugin's constructor raises is its own
-            failure = f"plugin {name} did not start: its constructor raised {type(error).__name__}"
-            logger.error("%s", failure, exc_info=error)
-        instance = Instance(self._new_id(), plugin, config, time.time(), handlers, failure)
+            failure, raised = f"its constructor raised {type(error).__name__}", error
+        id = self._new_id()
+        shown = name if plugin is self.plugins.get(name) else repr(name)
+        if failure is not None:
+            failure = f"plugin {shown} did not start for instance {id}: {failure}"
+            report(logging.ERROR, "%s; its requests end with a 500", failure, error=raised)
+        else:
+            report(logging.INFO, "instance %d of plugin %s started", id, shown)
+        instance = Instance(id, plugin, _told(config), time.time(), handlers, failure)
         self.dispatcher.add_instance(instance)
-        self.last_start[name] = instance.started
-        logger.info("instance %d of plugin %s started", instance.id, name)
+        if name in self.plugins:
+            self.last_start[name] = instance.started
         return _status(instance)
 
     def instance_status(self, id: Any) -> dict[str, Any]:
@@ -145,7 +151,7 @@ class Methods:
         instance = self.dispatcher.remove_instance(_instance_id(id))
         self.last_close[instance.plugin.name] = time.time()
         _close(instance)
-        logger.info("instance %d of plugin %s closed", instance.id, instance.plugin.name)
+        report(logging.INFO, "instance %d of plugin %s closed", instance.id, instance.plugin.name)
         return _status(instance)
 
     def close_all(self) -> None:
@@ -199,12 +205,23 @@ def _decode_config(text: Any) -> dict[str, Any]:
     return config
 
 
+def _told(config: dict[str, Any]) -> dict[str, Any]:
+    """What InstanceStatus tells of a configuration: all of it, if it can be told."""
+    try:
+        packb(config)
+    except PackError:
+        return {}
+    return config
+
+
 def _instance_id(id: Any) -> int:
-    if isinstance(id, bool) or not isinstance(id, (int, float)) or id != int(id):
+    if isinstance(id, float) and id.is_integer():  # Lua knows only doubles
+        id = int(id)
+    if not isinstance(id, int) or isinstance(id, bool):
         raise KongpsError("an instance's id is a whole number")
-    if not 0 <= id < 2**63:
-        raise KongpsError(f"No plugin instance {int(id)}")
-    return int(id)
+    if not -(2**63) <= id < 2**63:
+        raise KongpsError("No plugin instance has an id of more than 64 bits")
+    return id
 
 
 def _status(instance: Instance) -> dict[str, Any]:
@@ -222,7 +239,7 @@ def _close(instance: Instance) -> None:
     try:
         instance.close()
     except BaseException as error:  # the plugin's own fault stays its own
-        logger.error(
-            "plugin %s, close of instance %d raised %s",
-            instance.plugin.name, instance.id, type(error).__name__, exc_info=error,
+        report(
+            logging.ERROR, "plugin %s, close of instance %d raised %s",
+            instance.plugin.name, instance.id, type(error).__name__, error=error,
         )  # fmt: skip

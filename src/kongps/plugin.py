@@ -49,6 +49,7 @@ class Plugin:
     :ivar priority: Kong runs plugins with a higher priority first.
     :ivar phases: the phases it has handlers for, in Kong's order.
     :ivar schema: the whole schema, ``{"name": …, "fields": […]}``, JSON values only.
+    :ivar pipelined: whether PDK calls without a result need not be waited for, over ProtoBuf:1.
     :ivar path: the file it was loaded from; empty when it came from an object.
     :ivar modified: when that file was changed, in seconds since the epoch.
     :ivar loaded: when it was loaded, in seconds since the epoch.
@@ -67,6 +68,7 @@ class Plugin:
         "name",
         "path",
         "phases",
+        "pipelined",
         "priority",
         "schema",
         "version",
@@ -82,6 +84,7 @@ class Plugin:
         make: Callable[[dict[str, Any]], Any],
         handlers: Mapping[str, str],
         pdk: str = "typed",
+        pipelined: bool = True,
         path: str = "",
         modified: float = 0.0,
     ) -> None:
@@ -96,6 +99,7 @@ class Plugin:
         self._make = make
         self._handlers = dict(handlers)
         self._pdk = pdk
+        self.pipelined = pipelined
 
     def __repr__(self) -> str:
         return f"<Plugin {self.name} {self.version} ({', '.join(self.phases)})>"

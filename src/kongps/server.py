@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import signal
@@ -10,13 +11,15 @@ import socket
 import stat
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Callable
 
 from kongps._version import __version__
 from kongps.core.connection import serve
 from kongps.core.dispatch import Dispatcher
 from kongps.core.inline_runner import InlineRunner
 from kongps.core.loop import Loop
+from kongps.core.report import report
 from kongps.errors import ServerError
 from kongps.loader import load_directory
 from kongps.methods import Methods
@@ -35,6 +38,10 @@ WATCH_INTERVAL = 1.0
 
 # Seconds between looks at whether the last running event has ended, once the server is to stop.
 DRAIN_INTERVAL = 0.02
+
+# Seconds that a process gets to end, beyond the shutdown timeout, after it was told to by a signal:
+# a handler that never returns, or a thread of a plugin, must not keep it.
+STOP_GRACE = 2.0
 
 
 def make_dispatcher(plugins: dict[str, Plugin], **options: Any) -> Dispatcher:
@@ -79,19 +86,35 @@ def open_socket(path: str, mode: int = 0o600, backlog: int = 4096) -> socket.soc
             f"the directory {directory} of the socket does not exist; create it or give another "
             "path (--socket, or --kong-prefix for Kong's prefix)"
         )
-    _check_free(path)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove(fresh)
-        listening.bind(fresh)
-        os.chmod(fresh, mode)
-        listening.listen(backlog)
-        os.rename(fresh, path)
-    except OSError as error:
-        listening.close()
-        _remove(fresh)
-        raise ServerError(f"cannot open the socket {path}: {error.strerror}") from None
+    with _locked(directory):
+        _check_free(path)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _remove(fresh)
+            listening.bind(fresh)
+            os.chmod(fresh, mode)
+            listening.listen(backlog)
+            os.rename(fresh, path)
+        except OSError as error:
+            listening.close()
+            _remove(fresh)
+            raise ServerError(f"cannot open the socket {path}: {error.strerror}") from None
     return listening
+
+
+@contextlib.contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    """Keeps other servers from putting a socket into a directory for a moment."""
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ServerError(f"cannot use the directory {directory}: {error.strerror}") from None
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _check_free(path: str) -> None:
@@ -128,62 +151,95 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
+def _end_process(delay: float) -> None:
+    time.sleep(delay)
+    report(logging.ERROR, "plugin code keeps the server from ending; ending it now")
+    os._exit(1)
+
+
+# What a child process that a handler forks has to let go of; a running server adds itself.
+_in_child: list[Callable[[], None]] = []
+
+
+def _after_fork() -> None:
+    for let_go in list(_in_child):
+        let_go()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Server:
     """A plugin server.
 
     :param settings: what it is told.
+    :param plugins: the plugins to serve; those of the plugins directory when None.
     :raises ServerError: when the plugins directory cannot be read.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, plugins: dict[str, Plugin] | None = None) -> None:
+        self._parent = os.getppid()
         self.settings = settings
         self.loop = Loop()
-        self.dispatcher = Dispatcher(InlineRunner(), event_timeout=settings.event_timeout)
-        if not os.path.isdir(settings.plugins_directory):
-            raise ServerError(
-                f"the plugins directory {settings.plugins_directory!r} does not exist"
-            )
-        loaded = load_directory(settings.plugins_directory, lua_style=settings.lua_style)
-        for error in loaded.errors:
-            logger.error("%s", error)
-        self.plugins = loaded.plugins
-        _prepare(self.plugins)
-        self.methods = Methods(
-            self.dispatcher,
-            loaded.plugins,
-            directory=settings.plugins_directory,
-            errors={error.plugin: str(error) for error in loaded.errors},
+        self.dispatcher = Dispatcher(
+            InlineRunner(),
+            event_timeout=settings.event_timeout,
+            pipelining=not settings.no_pipelining,
         )
-        self._listening: socket.socket | None = None
-        self._socket_file: tuple[int, int] | None = None
-        self._parent = os.getppid()
+        errors: dict[str, str] = {}
+        if plugins is None:
+            if not os.path.isdir(settings.plugins_directory):
+                raise ServerError(
+                    f"the plugins directory {settings.plugins_directory!r} does not exist"
+                )
+            loaded = load_directory(settings.plugins_directory, lua_style=not settings.no_lua_style)
+            for error in loaded.errors:
+                logger.error("%s", error)
+            errors = {error.plugin: str(error) for error in loaded.errors}
+            plugins = loaded.plugins
+        self.plugins = plugins
+        _prepare(plugins)
+        self.methods = Methods(
+            self.dispatcher, plugins, directory=settings.plugins_directory or None, errors=errors
+        )
+        # The socket files that are ours: path, and device and inode.
+        self._sockets: dict[str, tuple[int, int]] = {}
         self._stop_at: float | None = None
+        self._signals = 0
+        self._socket_lost = False
 
     def open(self) -> None:
         """Opens the socket; Kong can connect from now on.
 
         :raises ServerError: when the path cannot be used, or a live server listens there.
         """
+        self._open(self.settings.socket)
+        if self.settings.second_socket:
+            try:
+                self._open(self.settings.second_socket)
+            except ServerError as error:
+                logger.warning("%s", error)
+
+    def _open(self, path: str) -> None:
         settings = self.settings
-        self._listening = open_socket(
-            settings.socket, settings.socket_mode, settings.listen_queue_size
-        )
-        made = os.stat(settings.socket)
-        self._socket_file = (made.st_dev, made.st_ino)
-        serve(self.loop, self._listening, self.dispatcher)
+        listening = open_socket(path, settings.socket_mode, settings.listen_queue_size)
+        made = os.stat(path)
+        self._sockets[path] = (made.st_dev, made.st_ino)
+        serve(self.loop, listening, self.dispatcher)
 
     def run(self) -> None:
         """Serves until told to stop: by SIGTERM, SIGINT, ``stop`` or the parent's end.
 
         On the main thread it takes over the two signals while it runs.
         """
-        if self._listening is None:
+        if not self._sockets:
             self.open()
         self.loop.call_every(WATCH_INTERVAL, self._watch)
         restore = self._take_signals()
         logger.info(
             "kongps %s serves %s on %s (pid %d)",
-            __version__, ", ".join(self.plugins) or "no plugin", self.settings.socket, os.getpid(),
+            __version__, ", ".join(self.plugins) or "no plugin", " and ".join(self._sockets),
+            os.getpid(),
         )  # fmt: skip
         try:
             self.loop.run()
@@ -199,16 +255,32 @@ class Server:
         """
         self.loop.call_soon_threadsafe(self._begin_stop)
 
+    def _signalled(self) -> None:
+        """Stops, and sees to it that the process ends when plugin code holds up the loop."""
+        patience = self.settings.shutdown_timeout if not self._signals else 0.0
+        self._signals += 1
+        threading.Thread(
+            target=_end_process, args=(patience + STOP_GRACE,), daemon=True, name="kongps-stop"
+        ).start()
+        self.stop()
+
     def _take_signals(self) -> Any:
         if threading.current_thread() is not threading.main_thread():
             return lambda: None
         old_fd = signal.set_wakeup_fd(self.loop.wakeup_fd, warn_on_full_buffer=False)
         old = {
-            number: signal.signal(number, lambda *_: self.stop())
+            number: signal.signal(number, lambda *_: self._signalled())
             for number in (signal.SIGTERM, signal.SIGINT)
         }
 
+        def forked() -> None:
+            restore()
+            self.loop.forked()
+
+        _in_child.append(forked)
+
         def restore() -> None:
+            _in_child.remove(forked)
             signal.set_wakeup_fd(old_fd)
             for number, handler in old.items():
                 signal.signal(number, handler)
@@ -223,7 +295,7 @@ class Server:
         self._stop_at = time.monotonic() + self.settings.shutdown_timeout
         logger.info("stopping; %d events are running", self.dispatcher.live_events)
         self.loop.close_listeners()
-        self._remove_socket()
+        self._remove_sockets()
         self._drain()
 
     def _drain(self) -> None:
@@ -234,12 +306,28 @@ class Server:
             self.loop.stop()
 
     def _watch(self) -> None:
-        given_up = self.dispatcher.abandon_idle_events()
-        if given_up:
-            logger.info("Kong gave up %d events; they were ended", given_up)
+        self.dispatcher.abandon_idle_events()
+        self._watch_sockets()
         if self.settings.parent_watch and self._stop_at is None and os.getppid() != self._parent:
             logger.info("the process that started this server is gone")
             self._begin_stop()
+
+    def _watch_sockets(self) -> None:
+        if self._stop_at is not None or self._socket_lost:
+            return
+        for path, ours in self._sockets.items():
+            try:
+                there = os.stat(path)
+                self._socket_lost = (there.st_dev, there.st_ino) != ours
+            except OSError:
+                self._socket_lost = True
+            if self._socket_lost:
+                logger.error(
+                    "the socket %s was removed or replaced: Kong cannot connect to this server "
+                    "any more; start it again",
+                    path,
+                )
+                return
 
     def _close(self) -> None:
         left = self.dispatcher.abandon_all_events()
@@ -247,14 +335,13 @@ class Server:
             logger.warning("%d events had not ended in time", left)
         self.loop.close_listeners()
         self.loop.close_streams()
-        self._remove_socket()
+        self._remove_sockets()
         self.methods.close_all()
 
-    def _remove_socket(self) -> None:
-        """Removes the socket, unless another server has put its own there meanwhile."""
-        try:
-            there = os.stat(self.settings.socket)
-            if (there.st_dev, there.st_ino) == self._socket_file:
-                os.unlink(self.settings.socket)
-        except FileNotFoundError:
-            pass
+    def _remove_sockets(self) -> None:
+        """Removes the sockets, unless another server has put its own there meanwhile."""
+        for path, ours in self._sockets.items():
+            with contextlib.suppress(OSError):
+                there = os.stat(path)
+                if (there.st_dev, there.st_ino) == ours:
+                    os.unlink(path)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Callable
 
-from kongps.errors import ServerError
+from kongps.errors import UsageError
 
 # Prefix of the environment variables; the rest is the setting's name in capitals.
 ENVIRONMENT_PREFIX = "KONGPS_"
@@ -19,26 +19,31 @@ class Settings:
 
     :ivar plugins_directory: where the plugins are.
     :ivar socket: path of the unix socket that Kong connects to.
+    :ivar second_socket: path of another one, for a Kong that was told of it; none when empty.
     :ivar socket_mode: permissions of the socket.
     :ivar listen_queue_size: connections that may wait to be accepted.
     :ivar shutdown_timeout: seconds that running events get to finish after SIGTERM.
     :ivar event_timeout: seconds without a step after which an event counts as given up by Kong;
         Kong itself waits 60 s for an answer.
     :ivar parent_watch: whether the server ends when the process that started it is gone.
-    :ivar lua_style: whether PDK calls return ``(value, err)`` to plugins in kong-python-pdk's
-        layout; otherwise they return the value and raise.
+    :ivar no_lua_style: whether PDK calls return the value and raise errors in plugins of
+        kong-python-pdk's layout; otherwise they return ``(value, err)``.
+    :ivar no_pipelining: whether every PDK call waits for Kong's answer, also one without a result
+        over ProtoBuf:1.
     :ivar log_level: least level logged.
     :ivar log_format: ``text`` or ``json``.
     """
 
     plugins_directory: str = ""
     socket: str = ""
+    second_socket: str = ""
     socket_mode: int = 0o600
     listen_queue_size: int = 4096
     shutdown_timeout: float = 10.0
     event_timeout: float = 60.0
     parent_watch: bool = False
-    lua_style: bool = True
+    no_lua_style: bool = False
+    no_pipelining: bool = False
     log_level: str = "info"
     log_format: str = "text"
 
@@ -95,7 +100,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "shutdown_timeout": parse_seconds,
     "event_timeout": parse_seconds,
     "parent_watch": parse_switch,
-    "lua_style": parse_switch,
+    "no_lua_style": parse_switch,
+    "no_pipelining": parse_switch,
 }
 
 
@@ -103,19 +109,20 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, A
     """The settings that environment variables give, by name.
 
     :param environment: the variables; ``KONGPS_SOCKET_MODE`` is ``socket_mode``, and so on.
-    :raises ServerError: for a value that the setting cannot have.
+    :raises UsageError: for a value that the setting cannot have.
     """
+    names = {ENVIRONMENT_PREFIX + field.name.upper(): field.name for field in fields(Settings)}
     found: dict[str, Any] = {}
-    for field in fields(Settings):
-        variable = ENVIRONMENT_PREFIX + field.name.upper()
-        if variable not in environment:
-            continue
+    for variable, text in environment.items():
+        if variable not in names:
+            continue  # Kubernetes makes such names of a service that is called kongps
+        name = names[variable]
         try:
-            found[field.name] = _PARSERS.get(field.name, str)(environment[variable])
+            found[name] = _PARSERS.get(name, str)(text)
         except ValueError:
-            raise ServerError(
-                f"{variable}={environment[variable]!r} is no value for {field.name}; "
-                f"an example is {_example(getattr(Settings, field.name), field.name)}"
+            raise UsageError(
+                f"{variable}={text!r} is no value for {name}; "
+                f"an example is {_example(getattr(Settings, name), name)}"
             ) from None
     return found
 

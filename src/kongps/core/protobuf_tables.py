@@ -162,6 +162,7 @@ class Adapted:
 
     :ivar function: what is sent in its place; itself when empty.
     :ivar before: makes the arguments that are sent from those of the plugin.
+    :ivar only_for_false: `before` is called only when the last argument is False.
     :ivar after: makes the value for the plugin from the one that came and the plugin's arguments.
         It may raise :class:`AnswerError`.
     :ivar absent: the value for an answer that holds none: Kong 2.8 leaves out false and empty
@@ -171,6 +172,7 @@ class Adapted:
     function: str = ""
     before: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
     after: Callable[[Any, tuple[Any, ...]], Any] | None = None
+    only_for_false: bool = False
     absent: Any = None
 
 
@@ -236,7 +238,7 @@ def _log_lines(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _header(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (args[0], "false" if args[1] is False else args[1])
+    return (args[0], "false")
 
 
 def _headers(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -278,7 +280,7 @@ ADAPTED = {
     "kong.request.get_raw_body": Adapted(before=lambda args: (), after=_body),
     "kong.request.get_uri_captures": Adapted(after=_captures),
     **{
-        f"kong.{part}.{verb}_header": Adapted(before=_header)
+        f"kong.{part}.{verb}_header": Adapted(before=_header, only_for_false=True)
         for part in ("response", "service.request")
         for verb in ("set", "add")
     },

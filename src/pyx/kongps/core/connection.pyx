@@ -1,15 +1,14 @@
 """Connections from Kong: the one place where sockets and protocols meet."""
 
-import logging
+from logging import WARNING
 
 from kongps.core.buffer cimport Buffer, buffer_size
 from kongps.core.dispatch cimport Dispatcher
 from kongps.core.loop cimport MOST_UNSENT, Loop, Stream
 from kongps.core.session cimport Session
 
+from kongps.core.report import report
 from kongps.errors import ProtocolError
-
-logger = logging.getLogger("kongps")
 
 
 cdef class Connection(Stream):
@@ -47,7 +46,7 @@ cdef class Connection(Stream):
         return 0
 
     cdef int refuse(self, object error) except -1:
-        logger.warning("closing a connection: %s", error)
+        report(WARNING, "closing a connection: %s", error)
         self.flush()
         return self.close()
 

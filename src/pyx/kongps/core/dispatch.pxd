@@ -19,13 +19,23 @@ cdef class Instance:
     cdef readonly double started      # seconds since the epoch
     cdef readonly str failure         # why it could not start; None when it did
     cdef readonly object close        # the plugin's own close(), or None
-    cdef object pdk                   # what makes the `kong` of an event
+    cdef object pdk                   # what makes the `kong` of an event,
+    cdef bint plain_pdk               # which is a class of namespaces and nothing more
     cdef list handlers                # by phase number; None where the plugin has none
     cdef bint pipelined               # PDK calls without a result need not be waited for
 
 
+cdef class Told:
+    """An answer of Kong that holds for the rest of its event; a chain of them."""
+    cdef Function function
+    cdef tuple args
+    cdef object value
+    cdef Told next
+
+
 cdef enum EventState:
     RUNNING    # its handler has the processor
+    ASKING     # a PDK call is being written
     WAITING    # Kong has been asked for something
     OVER
 
@@ -46,15 +56,22 @@ cdef class Event:
     # What Kong's last step brought.
     cdef object value
     cdef bint failed
-    # What Kong answered to functions that are asked once, by (function's name, arguments).
-    cdef dict told
+    # How the handler ended while Kong was asked, as when something raised into its greenlet.
+    cdef bint ended
+    cdef object ended_by
+    # What Kong answered to functions that are asked once, and the setters that may change it.
+    cdef Told told
+    cdef uint64_t told_changed_by
 
     cdef int ask(self, Function function, tuple args) except -1
+    cdef Told find_told(self, Function function, tuple args)
     cdef int remember(self, Function function, tuple args, object value) except -1
-    cdef int drop_answers(self, Function function) except -1
+    cdef int drop_answers(self, Function setter) except -1
     cdef int returned(self) except -1
     cdef int raised(self, object error) except -1
     cdef int fail(self, str reason) except -1
+    cdef bint too_late(self) except -1
+    cdef object make_pdk(self)
     cdef object describe(self)
 
 
@@ -88,6 +105,7 @@ cdef class Dispatcher:
     cdef int connection_lost(self, Protocol protocol) except -1
     cdef int handle_event(self, Call call, Protocol protocol) except -1
     cdef int handle_step(self, Call call, Protocol protocol) except -1
+    cdef int run(self, Event event, bint first) except -1
     cdef int handle_command(self, Call call, Protocol protocol) except -1
     cdef Event new_event(self, Instance instance, int phase)
     cdef Event find_event(self, int64_t id)

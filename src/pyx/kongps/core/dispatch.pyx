@@ -5,12 +5,16 @@ ended the request, or was abandoned by Kong. In between it is either running or 
 ``Step`` that brings the answer to a PDK call; steps may come on any connection.
 """
 
-import logging
+cimport cython
+
+import secrets
+from logging import ERROR, INFO, WARNING
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport clock_gettime, timespec
+from posix.types cimport clockid_t
 
 from kongps.core.function cimport Function, find_function
 from kongps.core.phases cimport phase_name
@@ -19,12 +23,17 @@ from kongps.core.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Call,
 from kongps.core.body_file import BodyFile
 from kongps.core.msgpack import PackError
 from kongps.core.phases import PHASE_NAMES
+from kongps.core.report import report
 from kongps.errors import KongpsError, PDKError
 
-logger = logging.getLogger("kongps")
+cdef extern from "<time.h>" nogil:
+    clockid_t CLOCK_MONOTONIC_COARSE
 
 cdef enum:
     FIRST_EVENTS = 64   # places of the event table at first; it doubles when half of it is taken
+    # Most events under way; each holds about 7 KB. Kong has at most one for each connection that
+    # its nginx workers serve (worker_connections, 16384 each by default in Kong).
+    MAX_EVENTS = 65536
 
 # What a Lua plugin's error ends in (kong/init.lua); the client sees the same from this server.
 UNEXPECTED = (500, {"message": "An unexpected error occurred"})
@@ -42,9 +51,9 @@ class HandlerExit(BaseException):
 
 
 cdef double monotonic() noexcept:
-    """Seconds of a clock that never goes back."""
+    """Seconds of a clock that never goes back; to the tick, a few ms, which costs little."""
     cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
     return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
 
 
@@ -68,11 +77,17 @@ cdef class Instance:
         self.started = started
         self.failure = failure
         self.pdk = getattr(plugin, "kong", None)
+        self.plain_pdk = is_plain(self.pdk)
         self.pipelined = getattr(plugin, "pipelined", True)
         self.handlers = [handlers.get(name) for name in PHASE_NAMES]
         self.close = handlers.get("close")
 
 
+cdef class Told:
+    """An answer of Kong that holds for the rest of its event; a chain of them."""
+
+
+@cython.freelist(64)
 cdef class Event:
     """One phase of one request, handled by one plugin instance."""
 
@@ -83,6 +98,8 @@ cdef class Event:
         :raises TypeError: for an argument that Kong would not take.
         """
         cdef bint awaited
+        if self.state == ASKING:
+            raise PDKError(function.name, "called while the arguments of another call are packed")
         if self.state != RUNNING:
             raise PDKError(function.name, "the event is over; Kong no longer listens")
         if function.unavailable:
@@ -96,8 +113,11 @@ cdef class Event:
         while args and args[-1] is None:
             args = args[:-1]
         function.check(args)
-        if function.drops is not None and self.told is not None:
+        if self.too_late():
+            return 0
+        if function.setter & self.told_changed_by:
             self.drop_answers(function)
+        self.state = ASKING
         try:
             awaited = self.protocol.answer_pdk_call(
                 self.sequence, self.id, function, args,
@@ -105,62 +125,112 @@ cdef class Event:
             )
         except PackError as error:
             raise TypeError(str(error)) from None
+        finally:
+            self.state = RUNNING
         if function.terminal:
             self.dispatcher.forget_event(self)
         elif awaited:
             self.state = WAITING
         return 0
 
+    cdef bint too_late(self) except -1:
+        """Whether Kong has given the event up by now; if so it ends, and its connection too.
+
+        Kong may use the connection for another call by then, and take an answer for that one's.
+        """
+        if monotonic() - self.last_step <= self.dispatcher.event_timeout:
+            return False
+        report(
+            WARNING, "%s: no answer for %d s, Kong has given it up", self.describe(),
+            <int>(monotonic() - self.last_step),
+        )
+        self.protocol.closing = True
+        self.dispatcher.forget_event(self)
+        return True
+
+    cdef Told find_told(self, Function function, tuple args):
+        """What Kong has answered to this call already; None if it has not been asked."""
+        cdef Told told = self.told
+        while told is not None:
+            if told.function is function and (told.args is args or told.args == args):
+                return told
+            told = told.next
+        return None
+
     cdef int remember(self, Function function, tuple args, object value) except -1:
         """Keeps an answer that cannot change, if the plugin cannot change it either."""
-        if value is None or isinstance(value, (str, int, float)):
-            if self.told is None:
-                self.told = {}
-            self.told[function.name, args] = value
+        cdef Told told
+        if value is not None and not isinstance(value, str) and not isinstance(value, (int, float)):
+            return 0
+        told = Told.__new__(Told)
+        told.function = function
+        told.args = args
+        told.value = value
+        told.next = self.told
+        self.told = told
+        self.told_changed_by |= function.changed_by
         return 0
 
-    cdef int drop_answers(self, Function function) except -1:
-        """Forgets the answers that a call of `function` may change."""
-        cdef tuple key
-        for key in list(self.told):
-            if key[0] in function.drops:
-                del self.told[key]
+    cdef int drop_answers(self, Function setter) except -1:
+        """Forgets the answers that a call of `setter` may change."""
+        cdef Told told = self.told
+        cdef Told kept = None
+        cdef Told next_told
+        self.told_changed_by = 0
+        while told is not None:
+            next_told = told.next
+            if not told.function.changed_by & setter.setter:
+                self.told_changed_by |= told.function.changed_by
+                told.next = kept
+                kept = told
+            told = next_told
+        self.told = kept
         return 0
 
     cdef int returned(self) except -1:
         """The handler has returned."""
-        if self.state == RUNNING:
+        if self.state == WAITING:
+            self.ended = True
+        elif self.state == RUNNING and not self.too_late():
             self.dispatcher.forget_event(self)
             self.protocol.answer_return(self.sequence, self.id)
-            self.protocol = None
         return 0
 
     cdef int raised(self, object error) except -1:
         """The handler has raised `error`: the request ends with a 500 where it still can."""
-        if self.state == RUNNING:
-            logger.error(
-                "%s raised %s", self.describe(), type(error).__name__, exc_info=error
-            )
-            self.fail(f"{self.describe()} raised {type(error).__name__}")
-        elif not isinstance(error, HandlerExit):
-            logger.error(
-                "%s raised %s after its event was over", self.describe(), type(error).__name__,
-                exc_info=error,
-            )
-        return 0
+        if self.state == OVER:
+            if not isinstance(error, HandlerExit):
+                report(
+                    ERROR, "%s raised %s after its event was over", self.describe(),
+                    type(error).__name__, error=error,
+                )
+            return 0
+        report(ERROR, "%s raised %s", self.describe(), type(error).__name__, error=error)
+        if self.state == WAITING:
+            self.ended = True
+            self.ended_by = type(error).__name__
+            return 0
+        return self.fail(f"{self.describe()} raised {type(error).__name__}")
 
     cdef int fail(self, str reason) except -1:
         """Answers for a handler that cannot be run or has failed.
 
-        :param reason: what Kong logs in the phases that cannot end the request.
+        `reason` is what Kong logs in the phases that cannot end the request.
         """
+        if self.state == OVER or self.too_late():
+            return 0
         self.dispatcher.forget_event(self)
         if EXIT.phase_bits & (1 << self.phase):
             self.protocol.answer_pdk_call(self.sequence, self.id, EXIT, UNEXPECTED, False)
         else:
             self.protocol.answer_failure(self.sequence, self.id, reason)
-        self.protocol = None
         return 0
+
+    cdef object make_pdk(self):
+        """What the handler gets."""
+        if self.instance.plain_pdk:
+            return bind(self.instance.pdk, self)
+        return self.instance.pdk(self)
 
     cdef object describe(self):
         return (
@@ -209,6 +279,8 @@ cdef class Dispatcher:
         self.pipelining = pipelining
         self.instances = {}
         self.commands = {}
+        # An id of a server that was here before is not one of ours.
+        self.events.last_id = secrets.randbelow(1 << 31)
 
     def __dealloc__(self):
         cdef uint64_t place
@@ -269,14 +341,14 @@ cdef class Dispatcher:
 
         :returns: how many there were.
         """
-        return self._abandon(monotonic() - self.event_timeout)
+        return self._abandon(monotonic() - self.event_timeout, "Kong has given it up")
 
     def abandon_all_events(self):
         """Ends every event that waits for Kong.
 
         :returns: how many there were.
         """
-        return self._abandon(float("inf"))
+        return self._abandon(float("inf"), "the server ends")
 
     cdef int connection_lost(self, Protocol protocol) except -1:
         """Ends the event that a connection belonged to; most belong to none."""
@@ -285,10 +357,11 @@ cdef class Dispatcher:
             event = self.find_event(protocol.event)
             if event is not None and event.state == WAITING:
                 self.forget_event(event)
-                event.runner.abandon(event)
+                if not event.ended:
+                    event.runner.abandon(event)
         return 0
 
-    def _abandon(self, double before):
+    def _abandon(self, double before, str reason):
         cdef uint64_t place
         cdef Event event
         cdef list idle = []
@@ -298,10 +371,12 @@ cdef class Dispatcher:
                 if event.state == WAITING and event.last_step <= before:
                     idle.append(event)
         for event in idle:
+            report(INFO, "%s is ended: %s", event.describe(), reason)
             if event.protocol.event == event.id:
                 event.protocol.closing = True  # out of step with Kong from now on
             self.forget_event(event)
-            event.runner.abandon(event)
+            if not event.ended:
+                event.runner.abandon(event)
         return len(idle)
 
     # --- the path of an event ----------------------------------------------------------------
@@ -327,8 +402,11 @@ cdef class Dispatcher:
         event.protocol = protocol
         event.sequence = call.sequence
         self.handled += 1
+        if self.events.live > MAX_EVENTS:
+            report(WARNING, "%s is not run: too many events wait for Kong", event.describe())
+            return event.fail("too many events are under way")
         if instance.handlers[call.phase] is not None:
-            return event.runner.start(event)
+            return self.run(event, True)
         if instance.failure is not None:
             return event.fail(instance.failure)
         self.forget_event(event)
@@ -348,7 +426,24 @@ cdef class Dispatcher:
         event.failed = call.kind == STEP_ERROR
         event.last_step = monotonic()
         event.state = RUNNING
-        return event.runner.resume(event)
+        if event.ended:
+            if event.ended_by is None:
+                return event.returned()
+            return event.fail(f"{event.describe()} raised {event.ended_by}")
+        return self.run(event, False)
+
+    cdef int run(self, Event event, bint first) except -1:
+        """Has the runner start or resume a handler; what the runner cannot do ends the event."""
+        try:
+            if first:
+                event.runner.start(event)
+            else:
+                event.runner.resume(event)
+        except BaseException as error:
+            report(ERROR, "%s could not be run", event.describe(), error=error)
+        if event.state == RUNNING:
+            event.fail(f"{event.describe()} has left its event without an answer")
+        return 0
 
     cdef int handle_command(self, Call call, Protocol protocol) except -1:
         cdef object handler = self.commands.get(call.method)
@@ -359,7 +454,7 @@ cdef class Dispatcher:
         except KongpsError as error:
             protocol.answer_error(call.sequence, str(error))
         except Exception as error:
-            logger.exception("%s failed", call.method)
+            report(ERROR, "%s failed", call.method, error=error)
             protocol.answer_error(call.sequence, f"{call.method} failed: {type(error).__name__}")
         return 0
 
@@ -431,6 +526,33 @@ cdef str no_instance(int64_t id):
 
 # --- what a handler holds ----------------------------------------------------------------------
 
+cdef extern from *:
+    """
+    /* An object without __init__: a namespace is made at each access of `kong.request`. */
+    static PyObject* kongps_new_object(PyObject* type, PyObject* no_args) {
+        return ((PyTypeObject*)type)->tp_new((PyTypeObject*)type, no_args, NULL);
+    }
+    """
+    object kongps_new_object(object kind, tuple no_args)
+
+
+cdef object bind(object kind, Event event):
+    """Makes a namespace for an event. `kind` was checked to be a plain class of namespaces."""
+    cdef Namespace made = <Namespace>kongps_new_object(kind, ())
+    made.event = event
+    return made
+
+
+def is_plain(kind):
+    """Whether a class of namespaces leaves making its objects to :class:`Namespace`."""
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, Namespace)
+        and kind.__init__ is Namespace.__init__
+        and kind.__new__ is Namespace.__new__
+    )
+
+
 cdef class Namespace:
     """A part of the PDK, bound to one event; ``kong`` itself and ``kong.request`` are such.
 
@@ -469,9 +591,11 @@ cdef class namespace:
     cdef object kind
 
     def __init__(self, kind):
+        if not is_plain(kind):
+            raise TypeError("a namespace is a class derived from Namespace, without __init__")
         self.kind = kind
 
     def __get__(self, holder, owner):
         if holder is None:
             return self.kind
-        return self.kind((<Namespace?>holder).event)
+        return bind(self.kind, (<Namespace?>holder).event)

@@ -1,5 +1,7 @@
 """The table of PDK functions, as the core reads it."""
 
+from libc.stdint cimport uint64_t
+
 cdef enum:
     # Bits of a parameter's types.
     STRING = 1
@@ -21,8 +23,9 @@ cdef class Function:
     cdef Py_ssize_t required      # how many parameters cannot be left out
     cdef bint open_ended          # takes further arguments of any type
     cdef bint checked             # False for a name that is not in the table
-    cdef bint asked_once          # its answer cannot change within an event
-    cdef tuple drops              # names of functions whose answers a call of it may change
+    cdef bint asked_once          # its answer cannot change within an event,
+    cdef uint64_t changed_by      # except by a call of one of these setters, a bit each
+    cdef uint64_t setter          # the bit of this one, if it is such a setter
     # What the protocols made of it for themselves, at its first call.
     cdef bytes msgpack_head
     cdef object protobuf_rpc

@@ -5,6 +5,8 @@ a wrong phase. So every call is checked here first, against the rows that ``kong
 registers.
 """
 
+from libc.stdint cimport uint64_t
+
 from kongps.core.phases cimport phase_bit
 
 TYPE_BITS = {
@@ -155,14 +157,20 @@ def register(functions):
 def ask_once(answers):
     """Says which functions need not be asked twice within an event.
 
-    :param answers: by the function's name, the names of the functions that can change its answer.
+    :param answers: by the function's name, the names of the functions that can change its answer;
+        64 different ones at most.
     """
-    cdef Function function
+    cdef Function function, setter
+    cdef list setters = []
     for name, changed_by in answers.items():
-        (<Function?>TABLE_OF_FUNCTIONS[name]).asked_once = True
-        for setter in changed_by:
-            function = <Function?>TABLE_OF_FUNCTIONS[setter]
-            function.drops = (*(function.drops or ()), name)
+        function = <Function?>TABLE_OF_FUNCTIONS[name]
+        function.asked_once = True
+        for setter_name in changed_by:
+            setter = <Function?>TABLE_OF_FUNCTIONS[setter_name]
+            if setter not in setters:
+                setters.append(setter)
+                setter.setter = <uint64_t>1 << <int>(len(setters) - 1)
+            function.changed_by |= setter.setter
 
 
 def registered():

@@ -18,3 +18,4 @@ cdef class InlineRunner(Runner):
     cdef unsigned long thread              # the thread of `loop`
 
     cdef int switch_to(self, Event event) except -1
+    cdef int give_back(self, Worker worker) except -1

@@ -7,7 +7,7 @@ switches back. Greenlets are kept and used again: starting one costs more than a
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from kongps.core.dispatch cimport OVER, RUNNING, Event, Runner
+from kongps.core.dispatch cimport OVER, RUNNING, WAITING, Event, Runner, Told
 from kongps.core.function cimport Function
 from kongps.core.greenlet cimport (
     PyGreenlet_GetCurrent, PyGreenlet_Import, PyGreenlet_New, PyGreenlet_Switch,
@@ -34,25 +34,31 @@ cdef class Worker:
         cdef Event event
         cdef object context
         while True:
+            while self.event is None:
+                self.runner.give_back(self)  # woken by somebody else
             event = self.event
             context = PyContext_New()  # context variables are the event's own
             try:
                 PyContext_Enter(context)
                 try:
-                    event.instance.handlers[event.phase](event.instance.pdk(event))
+                    event.instance.handlers[event.phase](event.make_pdk())
                 finally:
                     PyContext_Exit(context)
                 event.returned()
-            except GreenletExit:  # the interpreter ends
-                return
+            except GreenletExit as error:
+                if event.state == WAITING:  # the greenlet is thrown away; it must end
+                    event.dispatcher.forget_event(event)
+                    return
+                event.raised(error)
             except BaseException as error:
                 event.raised(error)
             event.task = None
             event = self.event = None
+            context = None
             if len(self.runner.idle) >= MOST_IDLE_WORKERS:
                 return
             self.runner.idle.append(self)
-            PyGreenlet_Switch(self.runner.loop, NULL, NULL)
+            self.runner.give_back(self)
 
 
 cdef class InlineRunner(Runner):
@@ -63,8 +69,10 @@ cdef class InlineRunner(Runner):
 
     cdef int start(self, Event event) except -1:
         cdef Worker worker
+        if self.thread != PyThread_get_thread_ident():
+            self.idle = []  # a greenlet belongs to its thread
         if self.idle:
-            worker = <Worker>self.idle.pop()
+            worker = <Worker?>self.idle.pop()
         else:
             worker = Worker()
             worker.runner = self
@@ -78,42 +86,64 @@ cdef class InlineRunner(Runner):
 
     cdef int switch_to(self, Event event) except -1:
         cdef Event outer = self.current
+        cdef Worker worker = <Worker?>event.task
         self.loop = PyGreenlet_GetCurrent()
         self.thread = PyThread_get_thread_ident()
         self.current = event
         try:
-            PyGreenlet_Switch((<Worker>event.task).greenlet, NULL, NULL)
+            PyGreenlet_Switch(worker.greenlet, NULL, NULL)
         finally:
             self.current = outer
         return 0
 
+    cdef int give_back(self, Worker worker) except -1:
+        """Switches from a worker that has nothing to do to whoever runs: the loop, usually.
+
+        Code of a plugin that knows greenlets may have woken the worker in the middle of another
+        event's handler; that one goes on then.
+        """
+        cdef Event current = self.current
+        if current is not None and current.state == RUNNING and current.task is not None and (
+            current.task is not worker
+        ):
+            PyGreenlet_Switch((<Worker?>current.task).greenlet, NULL, NULL)
+        else:
+            PyGreenlet_Switch(self.loop, NULL, NULL)
+        return 0
+
     cdef object call(self, Event event, Function function, tuple args):
         cdef object value
-        cdef bint kept
+        cdef Worker worker
+        cdef Told told
         if event is not self.current or PyThread_get_thread_ident() != self.thread:
             raise PDKError(
                 function.name,
                 "called from outside the handler of its event: the event is over, or this is "
                 "another thread or another event's handler",
             )
-        # Only of calls without an argument or with a name: others may not even be hashable.
-        kept = function.asked_once and (not args or type(args[0]) is str)
-        if (
-            kept and event.state == RUNNING and event.told is not None
-            and (function.name, args) in event.told
-        ):
-            return event.told[function.name, args]
+        worker = <Worker?>event.task
+        if PyGreenlet_GetCurrent() is not worker.greenlet:
+            raise PDKError(
+                function.name, "called from a greenlet that the handler has made; call it from "
+                "the handler itself",
+            )
+        if function.asked_once and event.told is not None and event.state == RUNNING:
+            told = event.find_told(function, args)
+            if told is not None:
+                return told.value
         event.ask(function, args)
         if event.state == OVER:
             raise HandlerExit(function.name)
         if event.state == RUNNING:
             return None  # without a result, and not waited for
         PyGreenlet_Switch(self.loop, NULL, NULL)
+        while event.state == WAITING:
+            self.give_back(worker)  # woken by somebody else
         value = event.value
         event.value = None
         if event.failed:
             raise PDKError(function.name, str(value))
-        if kept:
+        if function.asked_once:
             event.remember(function, args, value)
         return value
 
@@ -122,7 +152,9 @@ cdef class InlineRunner(Runner):
         self.loop = PyGreenlet_GetCurrent()
         self.current = event
         try:
-            PyGreenlet_Throw((<Worker>event.task).greenlet, HandlerExit, "abandoned by Kong", NULL)
+            PyGreenlet_Throw(
+                (<Worker?>event.task).greenlet, HandlerExit, "abandoned by Kong", NULL
+            )
         finally:
             self.current = outer
         return 0

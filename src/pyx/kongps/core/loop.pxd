@@ -18,11 +18,13 @@ cdef class Watched:
     cdef int failed(self, object error) except -1
     cdef int watch(self, unsigned int interest) except -1
     cdef int close(self) except -1
+    cdef int leave(self) except -1
 
 
 cdef class Stream(Watched):
     """One accepted connection."""
     cdef Buffer* outbox
+    cdef bint ended               # the peer sends no more
 
     cdef int received(self, const char* data, size_t size) except -1
     cdef int sent(self) except -1
@@ -34,6 +36,9 @@ cdef class Listener(Watched):
     """A listening socket, and what makes the streams of those who connect."""
     cdef object listening         # the socket.socket; keeps fd open
     cdef object accept_stream
+    cdef double told_at           # when the log was last told that no connection can be taken
+
+    cdef int tell_of(self, int error) except -1
 
 
 cdef class Waker(Watched):

@@ -5,9 +5,10 @@ read from until it does.
 """
 
 import heapq
-import logging
 import os
+import resource
 from collections import deque
+from logging import ERROR
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
@@ -17,6 +18,8 @@ from posix.unistd cimport close as close_fd
 from posix.unistd cimport read as read_fd
 
 from kongps.core.buffer cimport Buffer, buffer_consume, buffer_size
+
+from kongps.core.report import report
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:
@@ -49,8 +52,6 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
-logger = logging.getLogger("kongps")
-
 cdef enum:
     EVENTS_AT_ONCE = 256          # file descriptors that one wake-up takes in hand
     ACCEPTS_AT_ONCE = 64          # connections taken before others get their turn
@@ -58,6 +59,9 @@ cdef enum:
 
 # Seconds without accepting after the process ran out of file descriptors or memory.
 ACCEPT_PAUSE = 0.1
+
+# Seconds between log lines that say so.
+ACCEPT_LOG_INTERVAL = 10.0
 
 
 cdef double monotonic() noexcept:
@@ -78,7 +82,7 @@ cdef class Watched:
 
     cdef int failed(self, object error) except -1:
         """`ready` raised `error`."""
-        logger.error("error in the event loop", exc_info=error)
+        report(ERROR, "error in the event loop", error=error)
         return self.close()
 
     cdef int watch(self, unsigned int interest) except -1:
@@ -101,12 +105,18 @@ cdef class Watched:
     cdef int close(self) except -1:
         """Closes the file descriptor and leaves the loop."""
         if self.fd >= 0:
-            if self.interest:
-                self.watch(0)
+            self.leave()
             close_fd(self.fd)
             self.fd = -1
-            self.loop.watched.discard(self)
-            self.loop.closed_now.append(self)
+        return 0
+
+    cdef int leave(self) except -1:
+        """Leaves the loop. Code of a plugin may have closed the file descriptor: no matter."""
+        if self.interest:
+            epoll_ctl(self.loop.epoll_fd, EPOLL_CTL_DEL, self.fd, NULL)
+            self.interest = 0
+        self.loop.watched.discard(self)
+        self.loop.closed_now.append(self)
         return 0
 
 
@@ -130,12 +140,20 @@ cdef class Stream(Watched):
         if events & EPOLLOUT:
             self.flush()
             self.sent()
+            if self.ended and self.fd >= 0 and buffer_size(self.outbox) == 0:
+                return self.close()
         if self.fd >= 0 and events & (EPOLLIN | EPOLLHUP | EPOLLERR):
-            if not self.interest & EPOLLIN and not events & (EPOLLHUP | EPOLLERR):
-                return 0
+            if self.ended or (
+                not self.interest & EPOLLIN and not events & (EPOLLHUP | EPOLLERR)
+            ):
+                return self.close() if events & EPOLLERR else 0
             size = recv(self.fd, self.loop.receive_buffer, RECEIVE_SIZE, 0)
             if size > 0:
                 self.received(self.loop.receive_buffer, <size_t>size)
+            elif size == 0 and buffer_size(self.outbox):
+                # The peer has said all it will; what it asked for is still to be sent.
+                self.ended = True
+                self.watch(EPOLLOUT)
             elif size == 0 or (errno != EAGAIN and errno != EINTR):
                 self.close()
         return 0
@@ -151,10 +169,12 @@ cdef class Stream(Watched):
                     continue
                 if errno != EAGAIN:
                     return self.close()
-                return self.watch(EPOLLOUT if unsent > MOST_UNSENT else EPOLLIN | EPOLLOUT)
+                if unsent > MOST_UNSENT or self.ended:
+                    return self.watch(EPOLLOUT)
+                return self.watch(EPOLLIN | EPOLLOUT)
             buffer_consume(self.outbox, <size_t>size)
             unsent -= <size_t>size
-        if self.fd >= 0:
+        if self.fd >= 0 and not self.ended:
             self.watch(EPOLLIN)
         return 0
 
@@ -175,6 +195,7 @@ cdef class Listener(Watched):
 
     def __init__(self, listening, accept_stream):
         listening.setblocking(False)
+        self.told_at = -ACCEPT_LOG_INTERVAL
         self.listening = listening
         self.accept_stream = accept_stream
 
@@ -185,12 +206,28 @@ cdef class Listener(Watched):
             if fd >= 0:
                 self.take(fd)
             elif errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
-                logger.error("cannot accept a connection: %s", os.strerror(errno))
                 self.watch(0)
+                self.tell_of(errno)
                 self.loop.call_later(ACCEPT_PAUSE, self.accept_again)
                 return 0
             elif errno != EINTR and errno != ECONNABORTED:
                 return 0
+        return 0
+
+    cdef int tell_of(self, int error) except -1:
+        cdef double now = monotonic()
+        if now - self.told_at < ACCEPT_LOG_INTERVAL:
+            return 0
+        self.told_at = now
+        if error == EMFILE:
+            report(
+                ERROR,
+                "connections have to wait: this process may open no more files; raise its limit "
+                "(ulimit -n, or LimitNOFILE in a systemd unit), now %d",
+                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            )
+        else:
+            report(ERROR, "connections have to wait: %s", os.strerror(error))
         return 0
 
     def take(self, int fd):
@@ -208,7 +245,11 @@ cdef class Listener(Watched):
             stream.loop = self.loop
             stream.fd = fd
             self.loop.watched.add(stream)
-            stream.watch(EPOLLIN)
+            try:
+                stream.watch(EPOLLIN)
+            except OSError:
+                stream.close()
+                raise
 
     def accept_again(self):
         """Goes on accepting after a pause."""
@@ -216,17 +257,17 @@ cdef class Listener(Watched):
             self.watch(EPOLLIN)
 
     cdef int failed(self, object error) except -1:
-        logger.error("a connection could not be taken", exc_info=error)
+        report(ERROR, "a connection could not be taken", error=error)
         return 0
 
     cdef int close(self) except -1:
         if self.fd >= 0:
-            if self.interest:
-                self.watch(0)
+            self.leave()
             self.fd = -1
-            self.loop.watched.discard(self)
-            self.loop.closed_now.append(self)
-            self.listening.close()
+            try:
+                self.listening.close()
+            except OSError:
+                pass
         return 0
 
 
@@ -239,12 +280,18 @@ cdef class Waker(Watched):
     def __dealloc__(self):
         if self.write_fd > 0:
             close_fd(self.write_fd)
+        if self.fd >= 0:
+            close_fd(self.fd)
 
     cdef int ready(self, unsigned int events) except -1:
         cdef char[256] ignored
         while read_fd(self.fd, ignored, sizeof(ignored)) == sizeof(ignored):
             pass
         PyErr_CheckSignals()
+        return 0
+
+    cdef int failed(self, object error) except -1:
+        report(ERROR, "a signal handler raised %s", type(error).__name__, error=error)
         return 0
 
 
@@ -351,6 +398,24 @@ cdef class Loop:
             callback()
         self.call_later(interval, again)
 
+    def forked(self):
+        """Lets go of everything in a child process that has the loop by accident.
+
+        What the loop watches belongs to the parent; the child must not answer Kong, nor keep the
+        socket of a parent that is gone.
+        """
+        cdef Watched one
+        close_fd(self.epoll_fd)  # first: it is shared with the parent
+        self.epoll_fd = -1
+        for one in self.watched:
+            close_fd(one.fd)
+            one.fd = -1
+            one.interest = 0
+        close_fd(self.waker.fd)
+        close_fd(self.waker.write_fd)
+        self.waker.fd = self.waker.write_fd = -1
+        self.watched.clear()
+
     def call_soon_threadsafe(self, callback):
         """Calls `callback` on the loop's thread at its next turn. From any thread."""
         self.calls.append(callback)
@@ -360,8 +425,8 @@ cdef class Loop:
         """Ends the loop's sleep. From any thread."""
         try:
             os.write(self.waker.write_fd, b"\0")
-        except BlockingIOError:
-            pass  # the pipe is full: the loop will wake anyway
+        except OSError:
+            pass  # the pipe is full: the loop will wake anyway; or the loop is gone
 
     def stop(self):
         """Makes ``run`` return after its present turn. From any thread, or a signal handler."""
@@ -375,13 +440,18 @@ cdef class Loop:
         cdef Watched one
         self.stopping = False
         while not self.stopping:
+            if self.epoll_fd < 0:
+                os._exit(1)  # a child process came here from a handler that forked
             timeout = self.timeout()
             with nogil:
                 count = epoll_wait(self.epoll_fd, events, EVENTS_AT_ONCE, timeout)
             if count < 0:
                 if errno != EINTR:
                     raise OSError(errno, os.strerror(errno))
-                PyErr_CheckSignals()
+                try:
+                    PyErr_CheckSignals()
+                except BaseException as error:
+                    self.waker.failed(error)
                 continue
             for index in range(count):
                 one = <Watched>events[index].data.ptr
@@ -389,7 +459,7 @@ cdef class Loop:
                     continue  # closed by an event before this one
                 try:
                     one.ready(events[index].events)
-                except Exception as error:
+                except BaseException as error:
                     one.failed(error)
             one = None
             if self.timers:
@@ -423,8 +493,8 @@ cdef class Loop:
                 continue
             try:
                 callback()
-            except Exception:
-                logger.exception("a timer of the event loop failed")
+            except BaseException as error:
+                report(ERROR, "a timer of the event loop failed", error=error)
         return 0
 
     cdef int run_calls(self) except -1:
@@ -433,6 +503,6 @@ cdef class Loop:
             callback = self.calls.popleft()
             try:
                 callback()
-            except Exception:
-                logger.exception("a call on the event loop failed")
+            except BaseException as error:
+                report(ERROR, "a call on the event loop failed", error=error)
         return 0

@@ -648,9 +648,15 @@ cdef int write_ext(Buffer* out, Ext value) except -1:
 
 cdef int write_list(Buffer* out, list items, int depth) except -1:
     cdef Py_ssize_t index
-    write_array(out, <size_t>PyList_GET_SIZE(items))
-    for index in range(PyList_GET_SIZE(items)):
-        write_value(out, <object>PyList_GET_ITEM(items, index), depth + 1)
+    cdef Py_ssize_t length = PyList_GET_SIZE(items)
+    cdef object item
+    write_array(out, <size_t>length)
+    for index in range(length):
+        # Writing a value may run code of the plugin's, such as __iter__ of a list of its own kind.
+        if PyList_GET_SIZE(items) != length:
+            raise PackError("a list changed while it was packed")
+        item = <object>PyList_GET_ITEM(items, index)
+        write_value(out, item, depth + 1)
     return 0
 
 
@@ -663,13 +669,23 @@ cdef int write_tuple(Buffer* out, tuple items, int depth) except -1:
 
 
 cdef int write_dict(Buffer* out, dict entries, int depth) except -1:
-    cdef PyObject* key
-    cdef PyObject* value
+    cdef PyObject* borrowed_key
+    cdef PyObject* borrowed_value
+    cdef object key, value
     cdef Py_ssize_t position = 0
-    write_map(out, <size_t>PyDict_Size(entries))
-    while PyDict_Next(entries, &position, &key, &value):
-        write_value(out, <object>key, depth + 1)
-        write_value(out, <object>value, depth + 1)
+    cdef Py_ssize_t length = PyDict_Size(entries)
+    cdef Py_ssize_t written = 0
+    write_map(out, <size_t>length)
+    while PyDict_Next(entries, &position, &borrowed_key, &borrowed_value):
+        key = <object>borrowed_key
+        value = <object>borrowed_value
+        write_value(out, key, depth + 1)
+        write_value(out, value, depth + 1)
+        written += 1
+        if PyDict_Size(entries) != length:
+            break
+    if written != length:
+        raise PackError("a dict changed while it was packed")
     return 0
 
 

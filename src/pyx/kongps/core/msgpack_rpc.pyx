@@ -78,6 +78,7 @@ cdef class MsgPackRPC(Protocol):
         cdef int64_t kind
         cdef const char* method
         cdef size_t size
+        cdef bint is_event, is_step
         if not read_array(reader, &length) or length < 3 or not read_integer(reader, &kind):
             raise ProtocolError("a MessagePack-RPC message is an array that starts with its kind")
         if kind == NOTIFICATION and length == 3:
@@ -90,14 +91,16 @@ cdef class MsgPackRPC(Protocol):
         call.phase = NO_PHASE
         if not read_text(reader, &method, &size) or size > LONGEST_METHOD:
             raise ProtocolError("a request's method must be a short text")
-        if not read_array(reader, &arguments) or arguments > 1:
+        is_event = same(method, size, b"plugin.HandleEvent", 18)
+        is_step = size >= STEP_PREFIX and memcmp(method, b"plugin.Step", STEP_PREFIX) == 0
+        if not read_array(reader, &arguments) or arguments > 1 or (
+            arguments == 0 and (is_event or is_step)
+        ):
             call.kind = INVALID
             call.value = f"{method[:size].decode('utf-8', 'replace')} takes one argument"
-        elif arguments == 1 and same(method, size, b"plugin.HandleEvent", 18):
+        elif is_event:
             self.read_event(reader, call)
-        elif arguments == 1 and size >= STEP_PREFIX and memcmp(
-            method, b"plugin.Step", STEP_PREFIX
-        ) == 0:
+        elif is_step:
             call.kind = STEP
             if size > STEP_PREFIX:
                 if same(method, size, b"plugin.StepError", 16):

@@ -34,6 +34,7 @@ cdef class Rpc:
     cdef Py_ssize_t most_args
     cdef Form form
     cdef object before
+    cdef bint only_for_false
     cdef object after
     cdef object absent
 

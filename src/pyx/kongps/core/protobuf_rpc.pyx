@@ -87,6 +87,7 @@ cdef Rpc rpc_of(Function function):
     else:
         rpc.most_args = 1 if rpc.input.well_known == STRUCT else len(rpc.input.fields)
     rpc.before = adapted.before
+    rpc.only_for_false = adapted.only_for_false
     rpc.after = adapted.after
     rpc.absent = adapted.absent
     if rpc.output.well_known == EMPTY:
@@ -222,7 +223,7 @@ cdef class ProtobufRPC(Protocol):
         cdef uint32_t size
         cdef tuple sent = args
         try:
-            if rpc.before is not None:
+            if rpc.before is not None and not (rpc.only_for_false and args[-1] is not False):
                 sent = rpc.before(args)
             if len(sent) > rpc.most_args:
                 raise PackError(f"ProtoBuf:1 has no place for its argument {rpc.most_args + 1}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from kongps.pdk import Kong
+if TYPE_CHECKING:
+    from kongps.pdk import Kong
 
 PID = str(os.getpid())
 
@@ -13,7 +14,6 @@ version = "1.0"
 priority = 0
 
 
-@dataclass
 class Config:
     message: str = "hello"
 

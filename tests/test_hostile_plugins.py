@@ -1,0 +1,556 @@
+"""Plugin code that does what it should not: the server, and other events, go on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import greenlet
+import msgpack
+import pytest
+from wire import Direct, RPCError, dispatcher_with, run, serving
+
+from kongps.core.dispatch import Dispatcher, HandlerExit, Instance
+from kongps.core.inline_runner import InlineRunner
+from kongps.core.msgpack import PackError, packb
+from kongps.errors import PDKError, ProtocolError
+
+FAILED = "kong.response.exit"
+
+
+@pytest.fixture
+def dispatcher() -> Dispatcher:
+    return Dispatcher(InlineRunner())
+
+
+def write(directory: Path, name: str, text: str) -> None:
+    (directory / f"{name}.py").write_text(textwrap.dedent(text))
+
+
+def add(dispatcher: Dispatcher, id: int, handler: Callable[[Any], Any]) -> None:
+    from wire import OneHandler
+
+    dispatcher.add_instance(Instance(id, OneHandler(), {}, 0.0, {"access": handler}))
+
+
+# --- greenlets ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("caught", [True, False])
+def test_an_exception_thrown_into_a_handler_that_waits(
+    dispatcher: Dispatcher, caught: bool
+) -> None:
+    """What a timeout of a greenlet library does."""
+    waiting = []
+
+    def handler(kong: Any) -> None:
+        waiting.append(greenlet.getcurrent())
+        try:
+            kong.request.get_method()
+        except ValueError:
+            if not caught:
+                raise
+
+    def thrower(kong: Any) -> None:
+        waiting[0].throw(ValueError("timeout"))
+
+    wire = dispatcher_with(dispatcher, handler)
+    add(dispatcher, 2, thrower)
+    first = wire.event(1)
+    assert wire.event(2)["Data"] == "ret"
+    answer = wire.step(first, "GET")["Data"]
+    assert answer == "ret" if caught else answer["Method"] == FAILED
+    assert dispatcher.live_events == 0
+
+
+def test_an_event_whose_handler_was_thrown_out_can_be_given_up(dispatcher: Dispatcher) -> None:
+    waiting = []
+
+    def handler(kong: Any) -> None:
+        waiting.append(greenlet.getcurrent())
+        kong.request.get_method()
+
+    wire = dispatcher_with(dispatcher, handler)
+    add(dispatcher, 2, lambda kong: waiting[0].throw(ValueError))
+    wire.event(1)
+    wire.event(2)
+    assert dispatcher.abandon_all_events() == 1
+    assert dispatcher.live_events == 0
+
+
+def test_a_worker_that_is_woken_without_an_event_goes_back_to_sleep(
+    dispatcher: Dispatcher,
+) -> None:
+    made = []
+
+    def first(kong: Any) -> None:
+        made.append(greenlet.greenlet(lambda: greenlet.getcurrent().parent.switch("out")))
+        made[0].switch()
+
+    def second(kong: Any) -> None:
+        made[0].switch()  # it ends, and its parent is the first handler's idle worker
+        kong.request.get_method()
+
+    wire = dispatcher_with(dispatcher, first)
+    add(dispatcher, 2, second)
+    add(dispatcher, 3, lambda kong: kong.request.get_path())
+    assert wire.event(1)["Data"] == "ret"
+    keep_busy = wire.event(3)
+    for _ in range(3):
+        made.clear()
+        wire.event(1)
+        assert wire.step(wire.event(2), "GET")["Data"] == "ret"
+    assert wire.step(keep_busy, "/")["Data"] == "ret"
+
+
+def test_a_pdk_call_from_a_greenlet_of_the_handlers_own_is_refused(
+    dispatcher: Dispatcher,
+) -> None:
+    seen = []
+
+    def handler(kong: Any) -> None:
+        def inner() -> str:
+            with pytest.raises(PDKError, match="greenlet that the handler has made"):
+                kong.request.get_header("a")
+            return "done"
+
+        seen.append(greenlet.greenlet(inner).switch())
+        seen.append(kong.request.get_header("b"))
+
+    wire = dispatcher_with(dispatcher, handler)
+    answer = wire.event(1)
+    assert answer["Data"]["Args"] == ["b"]
+    assert wire.step(answer, "value")["Data"] == "ret"
+    assert seen == ["done", "value"]
+
+
+@pytest.mark.parametrize(
+    "leave", [lambda: greenlet.getcurrent().parent.switch(), lambda: (_ for _ in ()).throw(
+        greenlet.GreenletExit)]
+)  # fmt: skip
+def test_a_handler_that_leaves_its_greenlet_is_answered_for(
+    dispatcher: Dispatcher, leave: Callable[[], Any]
+) -> None:
+    def handler(kong: Any) -> None:
+        for _ in leave() or ():
+            pass
+
+    wire = dispatcher_with(dispatcher, handler)
+    for _ in range(3):
+        assert wire.event(1)["Data"]["Method"] == FAILED
+    assert dispatcher.live_events == 0
+
+
+def test_a_dispatcher_can_move_to_another_thread(dispatcher: Dispatcher) -> None:
+    wire = dispatcher_with(dispatcher, lambda kong: kong.request.get_method())
+    assert wire.step(wire.event(1), "GET")["Data"] == "ret"
+    seen = []
+
+    def elsewhere() -> None:
+        seen.append(wire.step(wire.event(1), "GET")["Data"])
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == ["ret"]
+
+
+# --- packing -----------------------------------------------------------------------------------
+
+
+def test_a_pdk_call_while_arguments_are_packed_is_refused(dispatcher: Dispatcher) -> None:
+    def handler(kong: Any) -> None:
+        class Lazy(list):  # type: ignore[type-arg]
+            def __iter__(self) -> Any:
+                with pytest.raises(PDKError, match="are packed"):
+                    kong.request.get_header("host")
+                return iter(["packed"])
+
+        kong.ctx.shared.set("a", Lazy([1]))
+
+    wire = dispatcher_with(dispatcher, handler)
+    assert wire.event(1)["Data"]["Args"] == ["a", ["packed"]]
+
+
+def test_an_argument_that_raises_while_it_is_packed_leaves_no_half_answer(
+    dispatcher: Dispatcher,
+) -> None:
+    def handler(kong: Any) -> None:
+        class Bad(list):  # type: ignore[type-arg]
+            def __iter__(self) -> Any:
+                raise KeyError("bad")
+
+        with pytest.raises(KeyError):
+            kong.ctx.shared.set("a", ["x" * 1000, Bad([1])])
+
+    assert dispatcher_with(dispatcher, handler).event(1)["Data"] == "ret"
+
+
+def test_collections_that_change_while_they_are_packed_are_refused() -> None:
+    class Evil(list):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            outer.clear()
+            return iter(())
+
+    outer: Any = [Evil(), *range(1000)]
+    with pytest.raises(PackError, match="changed"):
+        packb(outer)
+    outer = {0: Evil(), **dict.fromkeys(range(1, 1000))}
+    with pytest.raises(PackError, match="changed"):
+        packb(outer)
+
+
+# --- logging, signals, files -------------------------------------------------------------------
+
+
+def test_logging_that_raises_changes_nothing(dispatcher: Dispatcher) -> None:
+    class Raising(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise SystemExit("from a filter")
+
+    def handler(kong: Any) -> None:
+        raise ValueError
+
+    wire = dispatcher_with(dispatcher, handler)
+    raising = Raising()
+    logging.getLogger("kongps").addFilter(raising)
+    try:
+        assert wire.event(1)["Data"]["Method"] == FAILED
+        with pytest.raises(ProtocolError):
+            Direct(dispatcher).session.receive_data(b"\xc1\xc1\xc1\xc1")
+    finally:
+        logging.getLogger("kongps").removeFilter(raising)
+
+
+def test_a_signal_handler_of_a_plugin_that_raises_while_the_loop_waits(
+    plugins: Path, short_path: Path
+) -> None:
+    write(
+        plugins,
+        "alarm",
+        """
+        import signal
+
+        def ring(*_):
+            raise TimeoutError("rung")
+
+        class Plugin:
+            def access(self, kong):
+                signal.signal(signal.SIGALRM, ring)
+                signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+                kong.request.get_method()
+
+            def log(self, kong):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        """,
+    )
+    with serving(plugins, short_path / "k.sock") as server:
+        wire = server.connect()
+        instance = wire.start("alarm")
+        answer = wire.event(instance)
+        time.sleep(0.4)
+        # The signal may have come while the handler waited or ran: answered it is in any case.
+        assert wire.step(answer, "GET")["Data"]
+        wire.event(instance, "log")
+        assert wire.call("GetStatus", 0)["Pid"] == server.process.pid
+        server.process.terminate()
+        assert server.end() == 0
+        assert "rung" in server.text()
+
+
+def test_a_connection_that_a_plugin_closes_behind_the_servers_back(
+    plugins: Path, short_path: Path
+) -> None:
+    write(
+        plugins,
+        "closer",
+        """
+        import os, socket
+
+        class Plugin:
+            def access(self, kong):
+                for fd in range(3, 64):
+                    try:
+                        connection = socket.socket(fileno=os.dup(fd))
+                        with connection:
+                            connection.getsockname()
+                            listens = connection.getsockopt(
+                                socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+                            )
+                    except OSError:
+                        continue
+                    if not listens:
+                        os.close(fd)
+        """,
+    )
+    with serving(plugins, short_path / "k.sock") as server:
+        wire = server.connect()
+        instance = wire.start("closer")
+        others = [server.connect() for _ in range(5)]
+        with pytest.raises((ConnectionError, OSError)):
+            others[2].event(instance)
+        again = server.connect()
+        assert again.call("GetStatus", 0)["Pid"] == server.process.pid
+        server.process.terminate()
+        assert server.end() == 0
+
+
+def test_a_child_that_a_handler_forks_ends_by_itself_and_lets_go_of_the_socket(
+    plugins: Path, short_path: Path
+) -> None:
+    write(
+        plugins,
+        "forker",
+        """
+        import os, time
+
+        class Plugin:
+            returns: bool = False
+
+            def access(self, kong):
+                child = os.fork()
+                if child == 0 and not self.returns:
+                    time.sleep(60)
+                    os._exit(0)
+                kong.log.notice(str(child))
+        """,
+    )
+    path = short_path / "k.sock"
+    with serving(plugins, path) as server:
+        wire = server.connect()
+        child = int(wire.event(wire.start("forker", '{"returns": true}'))["Data"]["Args"][0])
+        assert child > 0, "the child answered in the server's place"
+        deadline = time.monotonic() + 10
+        while _alive(child) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not _alive(child)
+        assert wire.call("GetStatus", 0)["Pid"] == server.process.pid
+        sleeper = int(wire.event(wire.start("forker"))["Data"]["Args"][0])
+        server.process.kill()
+        server.end()
+    try:
+        with serving(plugins, path) as server:  # the child does not hold the socket
+            assert server.connect().call("GetStatus", 0)["Pid"] == server.process.pid
+    finally:
+        os.kill(sleeper, signal.SIGTERM)
+    while _alive(sleeper) and time.monotonic() < deadline + 10:
+        time.sleep(0.02)
+    assert not _alive(sleeper), "SIGTERM does not end the child"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        "def access(self, kong):\n        while True: pass",
+        "def access(self, kong):\n        import threading; threading.Thread("
+        "target=__import__('time').sleep, args=(600,)).start()",
+        "def access(self, kong): ...\n    def close(self):\n        __import__('time').sleep(600)",
+    ],
+    ids=["a handler that never returns", "a thread that is no daemon", "a close that hangs"],
+)
+def test_plugin_code_cannot_keep_the_server_from_ending(
+    plugins: Path, short_path: Path, held: str
+) -> None:
+    write(plugins, "holds", f"class Plugin:\n    {held}\n")
+    with serving(plugins, short_path / "k.sock", "--shutdown-timeout", "0.2") as server:
+        wire = server.connect()
+        request = {"InstanceId": wire.start("holds"), "EventName": "access"}
+        wire.socket.sendall(msgpack.packb([0, 9, "plugin.HandleEvent", [request]]))
+        time.sleep(0.2)
+        server.process.terminate()
+        assert server.end(10) == 1
+        assert "ending it now" in server.text()
+
+
+def test_a_socket_directory_that_is_gone_does_not_keep_the_server_from_ending(
+    plugins: Path, short_path: Path
+) -> None:
+    place = short_path / "run"
+    place.mkdir()
+    with serving(plugins, place / "k.sock") as server:
+        wire = server.connect()
+        wire.start("hello")
+        place.rename(short_path / "moved")
+        place.write_text("a file now")
+        server.log = short_path / "moved" / "k.log"
+        server.process.terminate()
+        assert server.end() == 0
+
+
+def test_a_server_says_when_its_socket_is_taken_away(plugins: Path, short_path: Path) -> None:
+    with serving(plugins, short_path / "k.sock") as server:
+        (short_path / "k.sock").unlink()
+        server.wait_for(lambda: "was removed or replaced" in server.text())
+
+
+# --- time --------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_comes_too_late_is_not_sent(plugins: Path, short_path: Path) -> None:
+    write(
+        plugins,
+        "late",
+        """
+        import time
+
+        class Plugin:
+            asks: bool = False
+
+            def access(self, kong):
+                time.sleep(0.5)
+                if self.asks:
+                    kong.request.get_method()
+        """,
+    )
+    with serving(plugins, short_path / "k.sock", "--event-timeout", "0.2") as server:
+        for config in ("{}", '{"asks": true}'):
+            wire = server.connect()
+            instance = wire.start("late", config)
+            with pytest.raises((ConnectionError, OSError)):
+                wire.event(instance)
+        assert "Kong has given it up" in server.text()
+        assert server.connect().call("GetStatus", 0)["Events"] == 0
+
+
+def test_too_many_events_are_refused_and_closed(dispatcher: Dispatcher) -> None:
+    wire = dispatcher_with(dispatcher, lambda kong: kong.request.get_method())
+    logging.disable(logging.CRITICAL)
+    try:
+        events = [wire.event(1) for _ in range(65536)]
+        assert wire.event(1)["Data"]["Method"] == FAILED
+        assert wire.step(events[0], "GET")["Data"] == "ret"
+        assert wire.event(1)["Data"]["Method"] == "kong.request.get_method"
+        assert dispatcher.abandon_all_events() == 65536
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_event_ids_do_not_start_anew_with_the_server() -> None:
+    ids = set()
+    for _ in range(20):
+        wire = dispatcher_with(Dispatcher(InlineRunner()), lambda kong: kong.request.get_method())
+        ids.add(wire.event(1)["EventId"])
+    assert len(ids) == 20
+
+
+# --- configurations and peers ------------------------------------------------------------------
+
+
+def test_a_configuration_that_cannot_be_told_back_starts_an_instance(
+    plugins: Path, short_path: Path
+) -> None:
+    with serving(plugins, short_path / "k.sock") as server:
+        wire = server.connect()
+        for config in ('{"other": 1' + "0" * 30 + "}", '{"other": ' + "[" * 500 + "]" * 500 + "}"):
+            instance = wire.start("hello", config)
+            assert wire.event(instance)["Data"]["Method"] == "kong.request.get_header"
+        assert wire.call("GetStatus", 0)["Plugins"]["hello"]["Instances"]
+        for id in (float("nan"), float("inf"), True, "1", None, 1.5):
+            with pytest.raises(RPCError, match="whole number"):
+                wire.call("InstanceStatus", id)
+        for id in (0, -1, 1e300, 2**64 - 1, -(2**63)):
+            with pytest.raises(RPCError, match="No plugin instance"):
+                wire.call("InstanceStatus", id)
+
+
+def test_a_name_with_control_characters_is_not_put_into_the_log(
+    plugins: Path, short_path: Path
+) -> None:
+    with serving(plugins, short_path / "k.sock") as server:
+        server.connect().start("no\x1b[31m\nsuch")
+        assert "\x1b" not in server.text()
+        assert len(server.text().splitlines()) == 2
+
+
+def test_a_peer_that_has_closed_its_side_gets_what_it_asked_for(
+    plugins: Path, short_path: Path
+) -> None:
+    with serving(plugins, short_path / "k.sock") as server:
+        wire = server.connect()
+        instance = wire.start("hello", json.dumps({"message": "x" * 100_000}))
+        wire.socket.sendall(msgpack.packb([0, 1, "plugin.InstanceStatus", [instance]]) * 30)
+        wire.socket.shutdown(socket.SHUT_WR)
+        time.sleep(0.2)
+        received = 0
+        while data := wire.socket.recv(1 << 16):
+            received += len(data)
+        assert received > 3_000_000
+
+
+def test_of_servers_started_at_once_on_one_socket_one_serves(
+    plugins: Path, short_path: Path
+) -> None:
+    import subprocess
+    import sys
+
+    from wire import Socket, environment
+
+    path = short_path / "k.sock"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()
+    words = ["serve", "--plugins-directory", str(plugins), "--socket", str(path)]
+    servers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "kongps", *words],
+            env=environment(), stderr=subprocess.DEVNULL,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    try:
+        deadline = time.monotonic() + 30
+        while sum(server.poll() is None for server in servers) > 1:
+            assert time.monotonic() < deadline, "two servers think that they serve"
+            time.sleep(0.02)
+        (left,) = [server for server in servers if server.poll() is None]
+        assert Socket(path).call("GetStatus", 0)["Pid"] == left.pid
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ctypes; ctypes.CDLL(None).printf(b'from printf ')",
+        "import atexit; atexit.register(print, 'at exit')",
+        "import sys, io; sys.stdout = io.StringIO()",
+        "import sys; print('first'); sys.stdout = sys.__stderr__",
+        "import sys; sys.stdout.close()",
+        "import threading, time; threading.Thread("
+        "target=lambda: (time.sleep(0.3), print('late'))).start()",
+    ],
+)
+def test_nothing_that_a_plugin_prints_gets_into_a_dump(
+    plugins: Path, short_path: Path, code: str
+) -> None:
+    write(plugins, "talks", f"{code}\nclass Plugin:\n    def access(self, kong): ...\n")
+    done = run("dump", "--plugins-directory", str(plugins))
+    assert [info["Name"] for info in json.loads(done.stdout)["Plugins"]] == ["hello", "talks"]
+    done = run("-plugins-directory", str(plugins), "-dump-plugin-info", "talks")
+    assert msgpack.unpackb(done.stdout)["Name"] == "talks"
+
+
+def test_handler_exit_cannot_be_used_to_pass_without_an_answer(dispatcher: Dispatcher) -> None:
+    def handler(kong: Any) -> None:
+        raise HandlerExit
+
+    wire = dispatcher_with(dispatcher, handler)
+    assert wire.event(1)["Data"]["Method"] == FAILED
