@@ -234,6 +234,7 @@ class Exchange:
                     "balancer_latency": 0,
                 }
             ]
+        self.ctx["KONG_PROXIED"] = True
         before = time.perf_counter()
         try:
             answer = self.kong.answer_for(sent)

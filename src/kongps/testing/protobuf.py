@@ -11,7 +11,7 @@ a value, a dict, a list, an empty dict.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,11 +68,11 @@ FIELDS = {name: _fields(described) for name, described in MESSAGES.items()}
 # --- writing ----------------------------------------------------------------------------------
 
 
-def encode(name: str, value: Any, *, defaults: bool = True) -> bytes:
-    """``value`` as message ``name``; fields that are None are left out.
+def encode(name: str, value: Any, defaults: Collection[str] = tuple(_SCALARS)) -> bytes:
+    """``value`` as message ``name``; fields that are None are left out, but for Values.
 
-    :param defaults: whether zeros, false and empty texts are written, as Kong 3 does; Kong 2
-        leaves them out.
+    :param defaults: the kinds of fields that are written when they have their default, such as
+        false.
     :raises ValueError: in Kong's words, for a value that is not of its field's type.
     """
     if name == "Empty":
@@ -86,7 +86,7 @@ def encode(name: str, value: Any, *, defaults: bool = True) -> bytes:
     written = b""
     for field in FIELDS[name]:
         given = value.get(field.name)
-        if given is None:
+        if given is None and (field.kind != "Value" or field.name not in value):
             continue
         if field.many == "[]":
             written += b"".join(_field(field, item, defaults) for item in given)
@@ -95,14 +95,19 @@ def encode(name: str, value: Any, *, defaults: bool = True) -> bytes:
             for key, entry in given.items():
                 pair = _run(1, to_bytes(key)) + _field(item, entry, defaults)
                 written += _run(field.number, pair)
-        elif defaults or name in _ONE_OF or given != field.default:
+        elif (
+            field.kind in defaults
+            or field.default is None
+            or name in _ONE_OF
+            or given != field.default
+        ):
             written += _field(field, given, defaults)
     return written
 
 
-def _field(field: Field, value: Any, defaults: bool) -> bytes:
+def _field(field: Field, value: Any, defaults: Collection[str]) -> bytes:
     if field.kind not in _SCALARS:
-        return _run(field.number, encode(field.kind, value, defaults=defaults))
+        return _run(field.number, encode(field.kind, value, defaults))
     if field.kind == "bool":
         if not isinstance(value, bool):
             raise _mismatch("boolean", field, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from kongps.core.protobuf_tables import RPCS
@@ -124,7 +124,7 @@ def arguments(function: str, data: bytes) -> tuple[list[Any], list[Any]]:
     return there, every
 
 
-def result(function: str, value: Any, *, defaults: bool = True) -> Answer:
+def result(function: str, value: Any, defaults: Collection[str]) -> Answer:
     """What Kong sends for what a function returned: no bytes for nil.
 
     :param defaults: see :func:`kongps.testing.protobuf.encode`.
@@ -139,7 +139,7 @@ def result(function: str, value: Any, *, defaults: bool = True) -> Answer:
             return Answer(name)
         message, seen = _message(name, value)
     try:
-        data = encode(name, message, defaults=defaults)
+        data = encode(name, message, defaults)
     except ValueError as error:
         raise LuaError(str(error)) from None
     if name in FIELDS and seen is message:
@@ -202,7 +202,7 @@ class ProtobufExchanger(Exchanger):
         self._sequence += 1
         number = self._sequence
         message = {"sequence": number, field: contents}
-        data = encode("RpcCall", message, defaults=self._version.lost_again)
+        data = encode("RpcCall", message, self._version.protobuf_defaults)
         connection = self.pool.take()
         self._send(connection, frame(data))
         return Pending(connection, number, event)
@@ -225,9 +225,8 @@ class ProtobufExchanger(Exchanger):
             raise LuaError(str(error)) from None
         if RPCS[function][0] == "ListValue" and not args:
             raise LuaError("bad argument #1 to 'select' (index out of range)")
-        return result(
-            function, call(exchange, function, args), defaults=exchange.version.lost_again
-        )
+        value = call(exchange, function, args)
+        return result(function, value, self._version.protobuf_defaults)
 
     def reply(self, asked: Asked, given: Answer) -> Pending:
         self._send(asked.pending.connection, frame(given.frame))
