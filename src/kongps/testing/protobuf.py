@@ -5,7 +5,7 @@ each can be tested against the other; both know the messages from one table.
 
 A message is a dict of the fields that are there. Text is ``str``, with surrogate escapes for bytes
 that are not UTF-8. google.protobuf's Value, Struct, ListValue and Empty are what they stand for:
-a value, a dict, a list, an empty dict.
+a value, a dict, a list, None.
 """
 
 from __future__ import annotations
@@ -195,8 +195,8 @@ def decode(name: str, data: bytes) -> Any:
         return [_read_value(_bytes(wire, item)) for number, wire, item in _parts(data)
                 if number == 1]  # fmt: skip
     if name == "Empty":
-        list(_parts(data))
-        return {}
+        list(_parts(data))  # unknown fields may be there
+        return None
     found: dict[str, Any] = {}
     by_number = {field.number: field for field in FIELDS[name]}
     for number, wire, item in _parts(data):
