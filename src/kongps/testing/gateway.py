@@ -48,15 +48,15 @@ if TYPE_CHECKING:
     Upstream = Union[Response, Callable[[Request], Response]]
     Plugins = Union[Mapping[str, Mapping[str, Any]], Iterable[Union[str, PluginConfig]]]
 
+    # What a request does: it yields what sends the next message to the plugin server and gets the
+    # answer, or yields None to wait for somebody else's.
+    _Steps = Generator[Optional[Callable[[], Pending]], Any, Any]
+
 __all__ = ["Kong"]
 
 #: How often an event is started again in a row before the stand-in calls the request hung.
 RESTARTS = 100
 
-
-# What a request does: it yields what sends the next message to the plugin server and gets the
-# answer, or yields None to wait for somebody else's.
-_Steps = Generator[Optional[Callable[[], Pending]], Any, Any]
 
 # The phases that Kong ends with a 500 when its Lua code raises.
 _ENDS_REQUEST = ("rewrite", "access", "response", "preread")
