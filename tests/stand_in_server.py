@@ -1,14 +1,19 @@
-"""A plugin server of a few lines, which does exactly what a test tells it to."""
+"""Plugin servers of a few lines, which do exactly what a test tells them to."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
+import struct
 import threading
 from typing import Any, Callable
 
 import msgpack
+
+from kongps.core.protobuf import decode_message, encode_message
+from kongps.core.protobuf_tables import MESSAGES, RPCS
 
 
 class RpcFailure(Exception):
@@ -168,3 +173,127 @@ class FakeServer:
     def _next(self, event: int) -> dict[str, Any]:
         calls = self._events[event]
         return {"EventId": event, "Data": calls.pop(0) if calls else "ret"}
+
+
+class ProtobufServer(FakeServer):
+    """The same over ProtoBuf:1. A failure closes the connection: there is no other way to say it.
+
+    An answer to a PDK call, in ``answers``, is the frame that came. A call may hold ``Raw``, the
+    bytes to send for its arguments.
+
+    :param burst: whether all calls of an event, and its end, are sent in one write.
+    """
+
+    burst = False
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        stream = connection.makefile("rb")
+
+        def read() -> bytes:
+            head = stream.read(4)
+            if len(head) < 4:
+                raise EOFError
+            data: bytes = stream.read(struct.unpack("=I", head)[0])
+            return data
+
+        try:
+            while True:
+                message = decode_message("RpcCall", read())
+                sequence = message.pop("sequence")
+                ((command, argument),) = message.items()
+                try:
+                    self._handle(connection, read, number, sequence, command, argument)
+                except NoAnswer:
+                    continue
+        except (EOFError, OSError, RpcFailure, Close):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def _handle(
+        self,
+        connection: socket.socket,
+        read: Callable[[], bytes],
+        number: int,
+        sequence: int,
+        command: str,
+        argument: dict[str, Any],
+    ) -> None:
+        method, given = _METHODS[command](argument)
+        self.seen.append((number, f"plugin.{method}", given))
+        result: dict[str, Any] = {"sequence": sequence}
+        out = b""
+        if method == "GetPluginNames":
+            result["plugin_names"] = {"names": list(self.plugins)}
+        elif method != "HandleEvent":
+            with self._lock:
+                found = self._result(f"plugin.{method}", given)
+            result.update(_returned(method, found))
+        else:
+            with self._lock:
+                data = self._result("plugin.HandleEvent", given)
+            waiting = 0
+            while data["Data"] != "ret":
+                out += _frame(data["Data"]["Method"].encode()) + _frame(_arguments(data["Data"]))
+                waiting += 1
+                if not self.burst:
+                    connection.sendall(out)
+                    self._answered(read(), data)
+                    out, waiting = b"", 0
+                data = self._next(data["EventId"])
+            out += _frame(b"")
+            connection.sendall(out + _frame(encode_message("RpcReturn", result)))
+            for _ in range(waiting):
+                self._answered(read(), data)
+            return
+        connection.sendall(_frame(encode_message("RpcReturn", result)))
+
+    def _answered(self, frame: bytes, data: dict[str, Any]) -> None:
+        self.answers.append(frame)
+        behaviour = self.behaviours.get("Step")
+        if behaviour is not None:
+            behaviour(data)
+
+
+def _frame(message: bytes) -> bytes:
+    return struct.pack("=I", len(message)) + message
+
+
+_METHODS: dict[str, Callable[[dict[str, Any]], tuple[str, Any]]] = {
+    "cmd_get_plugin_names": lambda given: ("GetPluginNames", None),
+    "cmd_get_plugin_info": lambda given: ("GetPluginInfo", given["name"]),
+    "cmd_start_instance": lambda given: (
+        "StartInstance",
+        {"Name": given["name"], "Config": given["config"].decode()},
+    ),
+    "cmd_close_instance": lambda given: ("CloseInstance", given.get("instance_id", 0)),
+    "cmd_handle_event": lambda given: (
+        "HandleEvent",
+        {"InstanceId": given.get("instance_id", 0), "EventName": given["event_name"]},
+    ),
+}
+
+
+def _returned(method: str, found: dict[str, Any]) -> dict[str, Any]:
+    if method == "GetPluginInfo":
+        info = {
+            "name": found["Name"],
+            "phases": found["Phases"],
+            "version": found["Version"],
+            "priority": found["Priority"],
+            "schema": json.dumps(found["Schema"]),
+        }
+        return {"plugin_info": info}
+    return {"instance_status": {"name": found.get("Name", ""), "instance_id": found["Id"]}}
+
+
+def _arguments(data: dict[str, Any]) -> bytes:
+    if "Raw" in data:
+        raw: bytes = data["Raw"]
+        return raw
+    message = RPCS[data["Method"]][0]
+    args = data["Args"]
+    if message in ("Struct", "ListValue"):
+        return encode_message(message, args[0] if message == "Struct" else args)
+    names = [field.partition("=")[0] for field in MESSAGES.get(message, "").split(", ")]
+    return encode_message(message, {k: v for k, v in zip(names, args) if v is not None})

@@ -22,6 +22,9 @@ def test_demo(version: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert "x-hello-from-python: Python says good morning to example.test" in output
     assert "401 Unauthorized" in output
     assert "7 requests, " in output
+    compared = "The same requests over both protocols" in output
+    assert compared == (version != "2.0")
+    assert ("ProtoBuf:1" in output) == compared
     assert all(len(line) < 140 for line in output.splitlines())
 
 

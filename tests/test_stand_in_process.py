@@ -10,7 +10,7 @@ import pytest
 
 from kongps.errors import ConfigError, PluginError
 from kongps.loader import from_object
-from kongps.testing import Kong, Request, Response
+from kongps.testing import Kong, Request, Response, Route
 
 
 class Hello:
@@ -42,8 +42,12 @@ class Hello:
         kong.log.info(str(kong.log.serialize()["response"]["status"]))
 
 
-def test_a_class() -> None:
-    kong = Kong(plugin=Hello, config={"message": "hi"})
+both = pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+
+
+@both
+def test_a_class(protocol: str) -> None:
+    kong = Kong(plugin=Hello, config={"message": "hi"}, protocol=protocol)
     result = kong.request("GET", "/x", headers={"Host": "example.test"})
     assert result.status == 200
     assert result.headers["x-hello"] == "hi to example.test, 1"
@@ -57,8 +61,9 @@ def test_a_class() -> None:
     assert "kong.ctx.shared.set('from', 'access')" in result.describe()
 
 
-def test_exit_and_what_follows() -> None:
-    kong = Kong(plugin=Hello)
+@both
+def test_exit_and_what_follows(protocol: str) -> None:
+    kong = Kong(plugin=Hello, protocol=protocol)
     result = kong.request("GET", "/x?stop=1")
     assert (result.status, result.source) == (403, "exit")
     assert result.json() == {"seen": 1}
@@ -71,8 +76,11 @@ def test_exit_and_what_follows() -> None:
     ]
 
 
-def test_a_handler_that_raises_ends_in_a_500(caplog: pytest.LogCaptureFixture) -> None:
-    result = Kong(plugin=Hello).request("GET", "/x?raise=1")
+@both
+def test_a_handler_that_raises_ends_in_a_500(
+    protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = Kong(plugin=Hello, protocol=protocol).request("GET", "/x?raise=1")
     assert result.status == 500
     assert result.json() == {"message": "An unexpected error occurred"}
     assert result.service_request is None
@@ -154,9 +162,15 @@ def test_a_changed_config_makes_a_new_object() -> None:
     assert len(kong.call("plugin.GetStatus", 0)["Plugins"]["hello"]["Instances"]) == 1
 
 
-@pytest.mark.parametrize("version", ["2.0", "2.4", "2.8", "3.0", "3.9"])
-def test_every_version(version: str) -> None:
-    result = Kong(plugin=Hello, version=version).request()
+@pytest.mark.parametrize(
+    ("version", "protocol"),
+    [
+        *((version, "msgpack") for version in ("2.0", "2.4", "2.8", "3.0", "3.9")),
+        *((version, "protobuf") for version in ("2.4", "2.8", "3.0", "3.9")),
+    ],
+)
+def test_every_version(version: str, protocol: str) -> None:
+    result = Kong(plugin=Hello, version=version, protocol=protocol).request()
     assert result.headers["x-hello"] == "hello to localhost:8000, 1"
     assert result.status == 200
 
@@ -188,8 +202,9 @@ class Phases:
         kong.log.info("log")
 
 
-def test_all_phases() -> None:
-    kong = Kong(plugin=Phases, upstream=Response(200, {}, "from service"))
+@both
+def test_all_phases(protocol: str) -> None:
+    kong = Kong(plugin=Phases, protocol=protocol, upstream=Response(200, {}, "from service"))
     result = kong.request(scheme="https")
     assert result.logged() == [
         "certificate",
@@ -210,8 +225,9 @@ class Stream:
         kong.log.info("closed")
 
 
-def test_stream() -> None:
-    result = Kong(plugin=Stream).stream(client_ip="10.9.9.9")
+@both
+def test_stream(protocol: str) -> None:
+    result = Kong(plugin=Stream, protocol=protocol).stream(client_ip="10.9.9.9")
     assert result.status == 200
     assert result.logged() == ["10.9.9.9 stream", "closed"]
 
@@ -230,3 +246,116 @@ def test_a_call_that_kong_refuses_leaves_the_event_to_be_abandoned() -> None:
         assert result.logged() == []
         assert kong.call("plugin.GetStatus", 0)["Events"] == 1
     assert kong.call("plugin.GetStatus", 0)["Events"] == 0
+
+
+class Survey:
+    """Asks for much, and keeps what it gets."""
+
+    def access(self, kong: Any) -> None:
+        request = kong.request
+        kong.ctx.shared.set("key", {"list": [1, 2.5, {"deep": ""}], "text": "é", "yes": True})
+        kong.client.authenticate({"id": "c-1", "username": "alice"}, {"id": "key-1"})
+        seen = [
+            request.get_header("x-several"),
+            request.get_header("nope"),
+            request.get_headers(),
+            request.get_headers(2),
+            request.get_query(),
+            request.get_query_arg("flag"),
+            request.get_query_arg("a"),
+            request.get_raw_query(),
+            request.get_raw_body(),
+            request.get_http_version(),
+            request.get_uri_captures()["named"],
+            kong.ctx.shared.get("key"),
+            kong.ctx.shared.get("nope"),
+            kong.ip.is_trusted("1.1.1.1"),
+            kong.client.get_port() > 0,
+            kong.client.get_consumer(),
+            kong.client.get_credential(),
+            kong.nginx.get_subsystem(),
+        ]
+        SURVEYS.append(seen)
+        kong.response.set_header("x-list", ["a", "b"])
+        kong.service.request.set_raw_body(b"\x00\xff")
+        kong.service.request.set_query({"q": ["1", "2"], "flag": True})
+
+
+SURVEYS: list[list[Any]] = []
+
+
+@pytest.mark.parametrize("path", ["/v1/x?a=1&a=2&b=%C3%A9&flag", "/v2/x"])
+def test_the_same_over_both_protocols(path: str) -> None:
+    results = [
+        Kong(
+            plugin=Survey,
+            protocol=protocol,
+            route=Route(paths=["~/(?<version>v\\d)/"]),
+        ).request("POST", path, {"X-Several": ["one", "two"]}, "body\xff".encode())
+        for protocol in ("msgpack", "protobuf")
+    ]
+    msgpack, protobuf = results
+    assert [result.status for result in results] == [200, 200], protobuf.describe()
+    assert SURVEYS[-2] == SURVEYS[-1]
+    assert len(SURVEYS[-1]) == 18
+    assert msgpack.headers.all("x-list") == protobuf.headers.all("x-list") == ["a", "b"]
+    assert msgpack.service_request is not None
+    assert protobuf.service_request is not None
+    assert msgpack.service_request.path == protobuf.service_request.path
+    assert msgpack.service_request.body == protobuf.service_request.body == b"\x00\xff"
+    # What is written otherwise for ProtoBuf:1 is seen as it was written.
+    changed = ("get_headers", "get_query", "get_query_arg", "get_uri_captures", "set_raw_body")
+    calls = [
+        [
+            (call.function, call.args, call.answer, call.error)
+            for call in result.calls
+            if call.function.rpartition(".")[2] not in changed
+        ]
+        for result in results
+    ]
+    assert calls[0] == calls[1]
+    asked = [call.answer for call in protobuf.called("request.get_headers")]
+    assert asked == [call.answer for call in msgpack.called("request.get_headers")]
+    # Calls without a result are not waited for.
+    assert msgpack.events[0].round_trips == len(msgpack.calls) + 1
+    assert (
+        protobuf.events[0].round_trips
+        == len([call for call in protobuf.calls if call.step != "Empty"]) + 1
+    )
+
+
+def test_a_large_body_over_protobuf() -> None:
+    class Reader:
+        def access(self, kong: Any) -> None:
+            kong.response.set_header("x-length", str(len(kong.request.get_raw_body())))
+
+    kong = Kong(plugin=Reader, protocol="protobuf")
+    result = kong.request("POST", "/", body=b"x" * 20_000)
+    assert result.headers["x-length"] == "20000"
+
+
+@pytest.mark.parametrize("version", ["2.8", "3.9"])
+def test_a_call_that_kong_refuses_ends_the_handler_over_protobuf(version: str) -> None:
+    ended = []
+
+    class Setter:
+        def access(self, kong: Any) -> None:
+            try:
+                kong.response.set_status(418)
+                kong.nginx.get_var("host")
+                kong.response.set_header("x", "y")
+                kong._call("kong.service.request.set_method", "NONSENSE")
+                kong.request.get_path()
+                kong.log.info("not reached")
+            finally:
+                ended.append(1)
+
+    with Kong(plugin=Setter, protocol="protobuf", version=version) as kong:
+        result = kong.request()
+        assert result.status == 500
+        assert [call.function for call in result.calls if call.refused] == [
+            "kong.service.request.set_method"
+        ]
+        assert ended == [1]
+        assert result.server_log == []
+        assert kong.request().status == 500

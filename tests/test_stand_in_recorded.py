@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -9,14 +10,23 @@ from typing import Any
 
 import pytest
 
+from kongps.core.protobuf_tables import RPCS
 from kongps.testing import Kong, PluginConfig, Request, Response, Route, Service
 from kongps.testing.entities import Consumer
 from kongps.testing.exchange import Exchange
 from kongps.testing.functions import Exit, Hang, answer
+from kongps.testing.protobuf import FIELDS, decode, encode
+from kongps.testing.protobuf_rpc import FrameReader
+from kongps.testing.rpc import Asked, Pending
 from kongps.testing.values import LuaError
+from kongps.testing.wire import Connection, RpcError
 
 RECORDED = Path(__file__).parent / "data" / "pdk" / "kong-3.9-results-msgpack.jsonl"
 ROWS: list[dict[str, Any]] = [json.loads(line) for line in RECORDED.read_text().splitlines()]
+PROTOBUF: list[dict[str, Any]] = [
+    json.loads(line)
+    for line in RECORDED.with_name("kong-3.9-results-protobuf.jsonl").read_text().splitlines()
+]
 
 ALICE = "11111111-1111-4111-8111-111111111111"
 
@@ -38,11 +48,12 @@ def service_answer(request: Request) -> Response:
     )
 
 
-def make_kong(version: str = "3.9") -> Kong:
+def make_kong(version: str = "3.9", protocol: str = "msgpack") -> Kong:
     return Kong(
         socket="/nowhere/at/all.sock",
         plugins=[],
         version=version,
+        protocol=protocol,
         trusted_ips=["127.0.0.1"],
         service=Service(
             name="echo",
@@ -63,7 +74,7 @@ def make_kong(version: str = "3.9") -> Kong:
     )
 
 
-def make_exchange(kong: Kong, phase: str) -> Exchange:
+def make_exchange(kong: Kong, phase: str, port: int = 39100) -> Exchange:
     """The recorded request, brought to a phase."""
     request = Request(
         "POST",
@@ -85,7 +96,7 @@ def make_exchange(kong: Kong, phase: str) -> Exchange:
         '{"hello":"wörld"}',
         client_ip="127.0.0.1",
         client_port=34666,
-        port=39100,
+        port=port,
     )
     exchange = Exchange(kong, request)
     exchange.phase = phase
@@ -230,6 +241,108 @@ def test_every_recorded_call(phase: str) -> None:
         if unknown != bool(logged):
             wrong.append(f"{name}: logged {logged}, recorded {row['log']}")
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+# --- over ProtoBuf:1 -----------------------------------------------------------------------------
+
+
+def from_json(name: str, value: Any) -> Any:
+    """A message as the recordings have it, in JSON, as the stand-in's codec takes it."""
+    if name not in FIELDS:
+        return value
+    found = {}
+    for field in FIELDS[name]:
+        if field.name in value:
+            item = value[field.name]
+            if field.kind == "bytes":
+                item = base64.b64decode(item)
+            elif field.kind == "int64":
+                item = int(item)
+            found[field.name] = from_json(field.kind, item)
+    return found
+
+
+def asked_for(row: dict[str, Any]) -> Asked:
+    name, argument, *raw = row["call"]
+    nothing = Pending(SocketlessConnection(0, FrameReader()), 0)
+    if name == "!rawmethod":
+        return Asked(argument, [], nothing, frame=base64.b64decode(raw[0]))
+    function = ON_THE_WIRE[name]
+    message = RPCS[function][0]
+    return Asked(function, [], nothing, frame=encode(message, from_json(message, argument)))
+
+
+ON_THE_WIRE = {
+    row["call"][0]: row["result"]["method"] for row in PROTOBUF if row["result"] is not None
+} | {"Response_Exit": "kong.response.exit", "Log_Serialize": "kong.log.serialize"}
+
+
+class SocketlessConnection(Connection):
+    def close(self) -> None:
+        pass
+
+
+def without_what_varies(function: str, asked: Asked, value: Any) -> Any:
+    argument = asked.args
+    if function in VARIES or argument == ["KONG_PROCESSING_START"] or argument == ["balancer_data"]:
+        if isinstance(value, dict) and set(value) == {"v"}:
+            value = value["v"]
+        return normalized(function, argument, value)
+    if function == "kong.response.get_headers" and argument == [2]:
+        return len(value), value["content-type"]  # the others come in any order
+    if function == "kong.response.get_headers":
+        return {key: "varies" if key in VARYING_HEADERS else item for key, item in value.items()}
+    if isinstance(value, dict):
+        return {key: item for key, item in value.items() if key not in TIMES}
+    return value
+
+
+@pytest.mark.parametrize("phase", ["rewrite", "access", "response", "log"])
+def test_every_recorded_call_over_protobuf(phase: str) -> None:
+    wrong: list[str] = []
+    rows = [row for row in PROTOBUF if row["phase"] == phase]
+    assert len(rows) > 160
+    for row in rows:
+        kong = make_kong(protocol="protobuf")
+        exchange = make_exchange(kong, phase, 39200)
+        asked = asked_for(row)
+        result, log = row["result"], row["log"]
+        name = f"{phase} {row['call']}"
+        try:
+            given = kong.workers[0].rpc.run(exchange, asked)
+        except Exit:
+            if result is not None or log or exchange.status != row["http"]:
+                wrong.append(f"{name}: ended with {exchange.status}, recorded {row}")
+            elif row.get("body") is not None and exchange.response_body.decode() != row["body"]:
+                wrong.append(f"{name}: {exchange.response_body!r}, recorded {row['body']!r}")
+            continue
+        except RpcError as error:
+            if result is not None or not log or f"error: {error}" not in log[0]:
+                wrong.append(f"{name}: no such method ({error}), recorded {row}")
+            continue
+        except LuaError as error:
+            if result is not None or not log or str(error) != refusal(row):
+                wrong.append(f"{name}: refused with {error}, recorded {row}")
+            continue
+        if result is None:
+            wrong.append(f"{name}: answered {given!r}, recorded {log}")
+            continue
+        function, message, raw = asked.function, given.method, bytes.fromhex(result["raw"])
+        assert function == result["method"]
+        ours = without_what_varies(function, asked, decode(message, given.frame))
+        theirs = without_what_varies(function, asked, decode(message, raw))
+        if ours != theirs or bool(given.frame) != bool(raw):
+            wrong.append(f"{name}: answered {ours!r}, recorded {theirs!r}")
+        elif ours == decode(message, raw) and len(given.frame) != len(raw):
+            wrong.append(f"{name}: answered {given.frame.hex()}, recorded {raw.hex()}")
+        texts = [table_address(line.message) for line in exchange.result.log]
+        if function.startswith("kong.log.") and log and texts[0] not in table_address(log[0]):
+            wrong.append(f"{name}: logged {texts}, recorded {log}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def table_address(line: str) -> str:
+    return re.sub(r"0x[0-9a-f]+", "0x", line)
 
 
 @pytest.mark.parametrize("phase", ["access", "response"])

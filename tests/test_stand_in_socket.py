@@ -51,9 +51,10 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 def test_many_requests_over_many_connections(served: Served) -> None:
-    for order in ("lifo", "fifo"):
+    for order, protocol in (("lifo", "msgpack"), ("lifo", "protobuf"), ("fifo", "msgpack")):
         with Kong(
             served.socket,
+            protocol=protocol,
             plugins={"hello": {"message": "hi"}},
             workers=2,
             connections=3,
@@ -64,10 +65,10 @@ def test_many_requests_over_many_connections(served: Served) -> None:
                 assert {result.headers["x-hello-from-python"] for result in results} == {
                     "Python says hi to localhost:8000"
                 }
-            status = kong.call("plugin.GetStatus", 0)
-            assert status["Events"] == 0
-    # Two workers of two gateways, of which none has closed its instance.
-    assert len(status["Plugins"]["hello"]["Instances"]) == 4
+    status = Kong(served.socket, plugins=[]).call("plugin.GetStatus", 0)
+    assert status["Events"] == 0
+    # Two workers of three gateways, of which none has closed its instance.
+    assert len(status["Plugins"]["hello"]["Instances"]) == 6
 
 
 def test_a_server_that_is_killed_and_comes_back(served: Served) -> None:
@@ -84,3 +85,27 @@ def test_a_server_that_is_killed_and_comes_back(served: Served) -> None:
         result = kong.request(headers={"x-key": "alice"})
         assert result.status == 200
         assert "x-hello-from-python" in result.headers
+
+
+def test_a_server_that_is_killed_and_comes_back_over_protobuf(served: Served) -> None:
+    with Kong(served.socket, plugins=["hello"], protocol="protobuf") as kong:
+        assert "x-hello-from-python" in kong.request().headers
+        served.kill()
+        assert kong.request().status == 500
+        served.start()
+        result = kong.request()
+        assert result.status == 200
+        assert "x-hello-from-python" in result.headers
+
+
+def test_both_protocols_at_once(served: Served) -> None:
+    kongs = [
+        Kong(served.socket, plugins=["hello"], protocol=protocol, connections=16)
+        for protocol in ("msgpack", "protobuf")
+    ]
+    for _ in range(3):
+        for kong in kongs:
+            results = kong.requests(Request("GET", f"/{i}") for i in range(16))
+            assert all("x-hello-from-python" in result.headers for result in results)
+    for kong in kongs:
+        kong.close()

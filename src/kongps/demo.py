@@ -22,6 +22,7 @@ from typing import Any, Optional, TextIO
 
 from kongps.errors import KongpsError
 from kongps.testing import Call, Kong, Result
+from kongps.testing.versions import parse_version
 
 __all__ = ["main"]
 
@@ -31,6 +32,8 @@ STOP_TIMEOUT = 15.0
 
 _SHOWN_HEADERS = ("content-type", "www-authenticate")
 _WIDTH = 100
+
+_PROTOCOLS = {"ProtoBuf:1": "protobuf", "MsgPack:1": "msgpack"}
 
 
 class DemoError(Exception):
@@ -68,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="kongps demo",
         description="Serves the example plugins to a stand-in for Kong, and prints each request, "
-        "each PDK call with its answer, and the response.",
+        "each PDK call with its answer, and the response; then the same over the other protocol.",
     )
     parser.add_argument(
         "--kong", metavar="VERSION", default="3.9", help="the Kong to be (default: %(default)s)"
@@ -168,15 +171,22 @@ def _run(examples: Path, version: str, show: _Printer) -> None:
         server = _Server(examples, socket, Path(place, "server.log"))
         try:
             server.wait_until_ready()
+            scenes = _scenes(Path(place, "requests.log"))
+            # The story is told over one protocol; the other has to come to the same.
+            story, *others = (
+                ("ProtoBuf:1", "MsgPack:1") if parse_version(version).protobuf else ("MsgPack:1",)
+            )
             show.line(
                 f"A kongps server with the plugins of {examples}, and a stand-in for "
-                f"Kong {version} that talks to it over its socket."
+                f"Kong {version} that talks {story} to it over its socket."
             )
-            requests, calls = 0, 0
-            for scene in _scenes(Path(place, "requests.log")):
-                results = _play(scene, socket, version, show)
-                requests += len(results)
-                calls += sum(len(result.calls) for result in results)
+            results = {story: [_play(scene, socket, version, story, show) for scene in scenes]}
+            for protocol in others:
+                results[protocol] = [_play(scene, socket, version, protocol) for scene in scenes]
+            if others:
+                show.comparison(scenes, results)
+            requests = sum(len(played) for played in results[story])
+            calls = sum(len(result.calls) for played in results[story] for result in played)
         except BaseException:
             server.stop()
             raise
@@ -185,21 +195,30 @@ def _run(examples: Path, version: str, show: _Printer) -> None:
             raise DemoError(f"the server ended with exit code {code}:\n{server.output()}")
         show.line()
         show.line(
-            f"{requests} requests, {calls} PDK calls, all as expected; the server has ended "
-            "in good order."
+            f"{requests} requests, {calls} PDK calls{' over each protocol' if others else ''}, "
+            "all as expected; the server has ended in good order."
         )
 
 
-def _play(scene: Scene, socket: str, version: str, show: _Printer) -> list[Result]:
-    show.line()
-    show.line(f"{show.bold(scene.plugin)}: {scene.title}")
+def _play(
+    scene: Scene, socket: str, version: str, protocol: str, show: Optional[_Printer] = None
+) -> list[Result]:
+    """Sends a scene's requests over a protocol, and tells of them if `show` is given."""
+    if show is not None:
+        show.line()
+        show.line(f"{show.bold(scene.plugin)}: {scene.title}")
     results = []
     with Kong(
-        socket, plugins={scene.plugin: scene.config}, version=version, consumers=["alice"]
+        socket,
+        plugins={scene.plugin: scene.config},
+        version=version,
+        protocol=_PROTOCOLS[protocol],
+        consumers=["alice"],
     ) as kong:
         for step in scene.steps:
             result = kong.request(step.method, step.path, headers=step.headers)
-            show.result(step, result)
+            if show is not None:
+                show.result(step, result)
             _check(scene, step, result)
             results.append(result)
     return results
@@ -297,6 +316,26 @@ class _Printer:
         else:
             self.line(f"    the service got {sent.method} {sent.path}")
         self._response(result)
+
+    def comparison(self, scenes: list[Scene], results: dict[str, list[list[Result]]]) -> None:
+        """What each request costs over each protocol: every PDK call is a round trip over
+        MsgPack:1; over ProtoBuf:1 those without a result are sent with the next."""
+        self.line()
+        self.line(self.bold("The same requests over both protocols, in round trips"))
+        rows = [("", *results)]
+        totals = dict.fromkeys(results, 0)
+        for number, scene in enumerate(scenes):
+            for place, step in enumerate(scene.steps):
+                cells = [f"{scene.plugin}, {step.method} {step.path}"]
+                for protocol, played in results.items():
+                    trips = sum(event.round_trips for event in played[number][place].events)
+                    totals[protocol] += trips
+                    cells.append(str(trips))
+                rows.append(tuple(cells))
+        rows.append(("in all", *map(str, totals.values())))
+        first = max(len(row[0]) for row in rows)
+        for name, *cells in rows:
+            self.line(f"  {name:<{first}}" + "".join(f"{cell:>12}" for cell in cells))
 
     def _call(self, call: Call) -> None:
         asked = f"{call.function}({', '.join(_shown(arg) for arg in call.args)})"

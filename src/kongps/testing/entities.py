@@ -312,8 +312,9 @@ class Call:
     :ivar function: its full name, such as ``kong.request.get_header``.
     :ivar answer: what Kong returned, as it was sent (None for nil).
     :ivar error: the text of a StepError, or why Kong refused the call; empty if neither.
-    :ivar step: the method that brought the answer, such as ``Step`` or ``StepMultiMap``; empty
-        when none was sent (exit, error, refused calls).
+    :ivar step: the method that brought the answer, such as ``Step`` or ``StepMultiMap``, or over
+        ProtoBuf:1 the message, such as ``String``; empty when none was sent (exit, error, refused
+        calls).
     :ivar seconds: from the call's arrival to the plugin's next message; for calls without an
         answer, the time Kong took.
     """
@@ -360,6 +361,7 @@ class Event:
         refused a call); ``"error"`` (the plugin server answered with an error, or was not there);
         ``"timeout"`` (no answer in time).
     :ivar seconds: how long the handler took, its PDK calls included.
+    :ivar round_trips: how often Kong sent something and waited for the plugin server.
     :ivar start_seconds: how long its instance took to start before that; 0 if it was there.
     """
 
@@ -368,6 +370,7 @@ class Event:
     outcome: str = "done"
     seconds: float = 0.0
     start_seconds: float = 0.0
+    round_trips: int = 0
 
 
 class Result:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping
@@ -20,6 +23,7 @@ from kongps.testing.values import (
 
 if TYPE_CHECKING:
     from kongps.testing.gateway import Kong
+    from kongps.testing.wire import Connection
 
 __all__ = ["Exchange"]
 
@@ -95,6 +99,11 @@ class Exchange:
         self.service_response: Response | None = None
         self.proxied_at = 0.0
         self.proxied_seconds = 0.0
+
+        # What ends with the request: connections left hanging, and the body that nginx wrote to a
+        # file.
+        self.held: list[Connection] = []
+        self._body_file: str | None = None
 
     # --- the client ---------------------------------------------------------------------------
 
@@ -225,6 +234,7 @@ class Exchange:
                     "balancer_latency": 0,
                 }
             ]
+        self.ctx["KONG_PROXIED"] = True
         before = time.perf_counter()
         try:
             answer = self.kong.answer_for(sent)
@@ -364,8 +374,26 @@ class Exchange:
         result.body = self.response_body
         self.collect()
 
+    def body_file(self) -> str:
+        """The path of a file with the client's body, which is there until the request is over."""
+        if self._body_file is None:
+            handle, self._body_file = tempfile.mkstemp(prefix="kong-client-body-")
+            with open(handle, "wb") as file:
+                file.write(self.request.body)
+        return self._body_file
+
+    def release(self) -> None:
+        """Close and remove what nginx kept for the request."""
+        while self.held:
+            self.held.pop().close()
+        if self._body_file is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._body_file)
+            self._body_file = None
+
     def collect(self) -> None:
         """Copy to the result what was found on the way."""
+        self.release()
         self.result.consumer = self.consumer
         self.result.credential = self.credential
         self.result.seconds = time.perf_counter() - self.clock

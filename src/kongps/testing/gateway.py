@@ -7,10 +7,11 @@ import ipaddress
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from kongps.errors import KongpsError
 from kongps.testing.entities import (
@@ -25,15 +26,17 @@ from kongps.testing.entities import (
     entity_id,
 )
 from kongps.testing.exchange import Exchange
-from kongps.testing.functions import Exit, Hang, answer
+from kongps.testing.functions import Exit, Hang
+from kongps.testing.msgpack_rpc import MsgPackExchanger
+from kongps.testing.protobuf_rpc import FrameReader, ProtobufExchanger
+from kongps.testing.rpc import Exchanger, Pending, started
 from kongps.testing.schema import fill
-from kongps.testing.values import Headers, HeaderValue, LuaError, json_text
+from kongps.testing.values import Headers, HeaderValue, LuaError, json_text, unpacker
 from kongps.testing.versions import parse_version
 from kongps.testing.wire import (
     Connection,
-    Exchanger,
-    Pending,
     Pool,
+    Reader,
     RpcError,
     SessionConnection,
     SocketConnection,
@@ -45,23 +48,18 @@ if TYPE_CHECKING:
     Upstream = Union[Response, Callable[[Request], Response]]
     Plugins = Union[Mapping[str, Mapping[str, Any]], Iterable[Union[str, PluginConfig]]]
 
+    # What a request does: it yields what sends the next message to the plugin server and gets the
+    # answer, or yields None to wait for somebody else's.
+    _Steps = Generator[Optional[Callable[[], Pending]], Any, Any]
+
 __all__ = ["Kong"]
 
 #: How often an event is started again in a row before the stand-in calls the request hung.
 RESTARTS = 100
 
 
-class _Rpc:
-    """What a request waits for: a call to the plugin server, or (no method) somebody else's."""
-
-    __slots__ = ("args", "method")
-
-    def __init__(self, method: str = "", args: Sequence[Any] = ()) -> None:
-        self.method = method
-        self.args = list(args)
-
-
-_Steps = Generator[_Rpc, Any, Any]
+# The phases that Kong ends with a 500 when its Lua code raises.
+_ENDS_REQUEST = ("rewrite", "access", "response", "preread")
 
 
 class _Instance:
@@ -101,7 +99,11 @@ class _Worker:
         self.instances: dict[str, _Instance] = {}
         self.server_pid: Any = None
         self.pool = Pool(kong._connect, order=order)
-        self.rpc = Exchanger(self.pool, self._notified)
+        self.rpc: Exchanger
+        if kong.protocol == "protobuf":
+            self.rpc = ProtobufExchanger(self.pool, self._notified, kong.version)
+        else:
+            self.rpc = MsgPackExchanger(self.pool, self._notified, kong.version)
 
     def _notified(self, label: str, value: Any) -> None:
         if label == "serverPid":
@@ -122,19 +124,19 @@ class _Records(logging.Handler):
 
 
 class _Task:
-    """A request on its way: its steps, and the call that it waits for."""
+    """A request on its way: its steps, and the answer that it waits for."""
 
     def __init__(self, worker: _Worker, exchange: Exchange, steps: _Steps) -> None:
         self.worker = worker
         self.exchange = exchange
         self.steps = steps
-        self.waits: _Rpc | None = None
+        self.waits: Callable[[], Pending] | None = None
         self.pending: Pending | None = None
         self.failure: Exception | None = None
         self.idle = False
 
     def advance(self, value: Any = None, error: Exception | None = None) -> bool:
-        """Run on until the next call; False when the request is done."""
+        """Run on until the next message; False when the request is done."""
         try:
             self.waits = self.steps.throw(error) if error else self.steps.send(value)
         except StopIteration:
@@ -143,25 +145,24 @@ class _Task:
         return True
 
     def begin(self) -> None:
-        """Send the call that it waits for."""
+        """Send the message whose answer it waits for."""
         self.failure = None
-        if self.waits is None or not self.waits.method:
+        if self.waits is None:
             return
         try:
-            self.pending = self.worker.rpc.begin(self.waits.method, self.waits.args)
+            self.pending = self.waits()
         except (RpcError, LuaError) as error:
             self.failure = error
 
     def end(self, timeout: float) -> bool:
         """Wait for the answer and run on; False when the request is done."""
-        if self.waits is not None and not self.waits.method:
-            self.idle = True
+        self.idle = self.waits is None
+        if self.idle:
             return self.advance()
-        self.idle = False
         if self.failure is not None:
             return self.advance(error=self.failure)
         if self.pending is None:
-            raise AssertionError("no call was sent")
+            raise AssertionError("nothing was sent")
         try:
             value = self.worker.rpc.end(self.pending, timeout)
         except (RpcError, LuaError) as error:
@@ -189,6 +190,8 @@ class Kong:
     :param plugins: which plugins are configured: names, :class:`PluginConfig` objects, or a mapping
         of names to configurations. Default: all that the plugin server has, with their defaults.
     :param version: the Kong to be: ``"2.0"``, ``"2.8"`` and ``"3.9"`` are as recorded.
+    :param protocol: ``"msgpack"`` (MsgPack:1) or, from version 2.4 on, ``"protobuf"``
+        (ProtoBuf:1).
     :param workers: how many nginx workers; each has its own instances and connections, and they
         take requests in turn.
     :param timeout: seconds to wait for the plugin server (Kong: 60).
@@ -202,7 +205,8 @@ class Kong:
     :param real_ip_header: the header that then has the client's address.
     :param secrets: vault references to values.
     :param nginx_vars: further nginx variables, for ``kong.nginx.get_var``.
-    :param body_buffer_size: bytes; a plugin cannot read a larger request body (nginx: 8 KiB).
+    :param body_buffer_size: bytes; a plugin cannot read a larger request body over MsgPack:1, and
+        gets the path of a file over ProtoBuf:1 (nginx: 8 KiB).
     :param lua_style: plugins of kong-python-pdk's layout get ``(value, err)`` from PDK calls.
     :param pool_order: ``"lifo"`` as Kong does; ``"fifo"`` has the calls of an event go over all
         connections in turn.
@@ -220,6 +224,7 @@ class Kong:
         config: Mapping[str, Any] | None = None,
         plugins: Plugins | None = None,
         version: str = "3.9",
+        protocol: str = "msgpack",
         workers: int = 1,
         timeout: float = 60.0,
         service: Service | None = None,
@@ -240,7 +245,12 @@ class Kong:
             raise ValueError("give one of socket, plugin and plugins_directory")
         if workers < 1:
             raise ValueError("workers must be at least 1")
+        if protocol not in ("msgpack", "protobuf"):
+            raise ValueError(f"protocol {protocol!r}: not 'msgpack' or 'protobuf'")
         self.version = parse_version(version)
+        self.protocol = protocol
+        if protocol == "protobuf" and not self.version.protobuf:
+            raise ValueError(f"Kong {version} speaks MsgPack:1 only")
         self.timeout = timeout
         self.service = service or Service()
         self.route: Route | None = (
@@ -298,11 +308,12 @@ class Kong:
         self._dispatcher = make_dispatcher(dict(plugins))
 
     def _connect(self, number: int) -> Connection:
+        reader: Reader = FrameReader() if self.protocol == "protobuf" else unpacker()
         if self._socket is not None:
-            return SocketConnection(self._socket, number, self.timeout)
+            return SocketConnection(self._socket, number, reader, self.timeout)
         from kongps.core.session import Session
 
-        return SessionConnection(Session(self._dispatcher), number)
+        return SessionConnection(Session(self._dispatcher), number, reader)
 
     def _entities(
         self, plugins: Plugins | None, names: list[str], config: Mapping[str, Any] | None
@@ -310,8 +321,7 @@ class Kong:
         entities: list[PluginConfig]
         if plugins is None:
             if not names:
-                status = self.call("plugin.GetStatus", 0)
-                names = sorted((status or {}).get("Plugins") or {})
+                names = self._plugin_names()
             entities = [PluginConfig(name) for name in names]
         elif isinstance(plugins, Mapping):
             entities = [PluginConfig(name, given) for name, given in plugins.items()]
@@ -323,11 +333,20 @@ class Kong:
             entities[0].config = config
         return entities
 
-    def call(self, method: str, *args: Any) -> Any:
-        """Send the plugin server one call of its own, such as ``plugin.GetStatus``.
+    def _plugin_names(self) -> list[str]:
+        try:
+            return self.workers[0].rpc.plugin_names(self.timeout)
+        except (RpcError, LuaError) as error:
+            raise KongpsError(
+                f"the plugin server does not say which plugins it has: {error}"
+            ) from None
 
-        :returns: the result.
-        :raises KongpsError: the server is not there, or answered with an error.
+    def call(self, method: str, *args: Any) -> Any:
+        """Send the plugin server one call of its own, such as ``plugin.GetPluginInfo``.
+
+        :returns: the result, in the words of MsgPack:1.
+        :raises KongpsError: the server is not there, or answered with an error; the protocol has
+            no such call.
         """
         worker = self.workers[0]
         try:
@@ -638,15 +657,15 @@ class Kong:
             except LuaError as error:
                 event.outcome = "refused"
                 x.log("err", str(error))
-                if phase in ("rewrite", "access", "response", "preread"):
+                if phase in _ENDS_REQUEST:
                     x.unexpected()
             finally:
                 event.seconds = time.perf_counter() - before - event.start_seconds
                 x.plugin = None
             if event.outcome in ("exit", "refused"):
                 outcome = event.outcome
-                if phase != "log":
-                    break
+            if phase != "log" and (x.ended or event.outcome in ("exit", "refused")):
+                break
         return outcome
 
     # --- one event ----------------------------------------------------------------------------
@@ -664,17 +683,13 @@ class Kong:
                 return "timeout" if error.kind == "timeout" else "error"
             finally:
                 event.start_seconds += time.perf_counter() - before
-            handled: dict[str, Any] = {"EventName": x.phase}
-            if instance.id is not None:
-                handled["InstanceId"] = instance.id
             try:
-                yield from self._steps(worker, x, handled)
+                yield from self._steps(worker, x, event, instance.id)
             except RpcError as error:
-                if self._names_no_instance(error) and instance.id is not None:
+                if worker.rpc.starts_again(error) and instance.id is not None:
                     worker.instances.pop(self._key(plugin), None)
                     continue
-                x.log("err", error.message)
-                return "timeout" if error.kind == "timeout" else "error"
+                return self._failed(x, error)
             except Exit:
                 return "exit"
             return "done"
@@ -684,43 +699,42 @@ class Kong:
         # 2.3 to 2.8 let a request pass whose instance could not be started.
         return self.version.oldest or self.version.number >= (3, 0)
 
-    def _names_no_instance(self, error: RpcError) -> bool:
-        if error.kind != "answer":
-            return False
-        if self.version.oldest:
-            return "No plugin instance" in error.message
-        return "no plugin instance" in error.message.lower()
+    def _failed(self, x: Exchange, error: RpcError) -> str:
+        outcome = "timeout" if error.kind == "timeout" else "error"
+        if self.protocol == "msgpack" or not self.version.lost_again:
+            x.log("err", error.message)
+            return outcome
+        x.log("err", f"pluginserver error: {error.message}")
+        if x.phase in _ENDS_REQUEST:
+            x.unexpected()
+        # The handshake, too, ends where Kong's error cannot be sent.
+        return "refused" if error.kind == "method" or x.phase == "certificate" else outcome
 
-    def _steps(self, worker: _Worker, x: Exchange, handled: dict[str, Any]) -> _Steps:
-        reply = yield _Rpc("plugin.HandleEvent", [handled])
-        while True:
-            data, event = _event_reply(reply)
-            if not isinstance(data, Mapping):
-                return
+    def _steps(self, worker: _Worker, x: Exchange, event: Event, instance: int | None) -> _Steps:
+        rpc = worker.rpc
+        asked = yield partial(rpc.begin_event, event, instance)
+        while asked is not None:
             arrived = time.perf_counter()
-            function, args = str(data.get("Method")), data.get("Args")
-            call = x.add_call(function, list(args) if isinstance(args, (list, tuple)) else [])
+            call = x.add_call(asked.function, asked.args)
             try:
-                given = answer(x, function, call.args)
-            except LuaError as error:
+                given = rpc.run(x, asked)
+            except (LuaError, RpcError) as error:
                 call.error = str(error)
-                call.seconds = time.perf_counter() - arrived
-                if error.drops_connection and worker.pool.idle:
-                    worker.pool.take().close()
+                rpc.refused(x, asked, error)
                 raise
             except (Exit, Hang):
-                call.seconds = time.perf_counter() - arrived
+                rpc.ended(x, asked)
                 raise
-            step: dict[str, Any] = {"EventId": event}
-            if given.has_data:
-                step["Data"] = given.data
-            call.step = given.method.partition(".")[2]
+            finally:
+                call.args = asked.args
+                call.seconds = time.perf_counter() - arrived
+            call.step = given.method.partition(".")[2] or given.method
             if call.step == "StepError":
                 call.error = str(given.data)
             else:
                 call.answer = given.data
             try:
-                reply = yield _Rpc(given.method, [step])
+                asked = yield partial(rpc.reply, asked, given)
             finally:
                 call.seconds = time.perf_counter() - arrived
 
@@ -763,7 +777,7 @@ class Kong:
                 known = worker.instances[key] = _Instance()
                 break
             if known.starting:
-                yield _Rpc()
+                yield None
                 continue
             if known.seq == plugin.seq:
                 return known
@@ -772,12 +786,8 @@ class Kong:
         known.starting = True
         seq = plugin.seq
         try:
-            status = yield _Rpc(
-                "plugin.StartInstance",
-                [{"Name": plugin.entity.name, "Config": self._config(plugin)}],
-            )
-            if not isinstance(status, Mapping) or not isinstance(status.get("Id"), int):
-                raise LuaError(f"StartInstance gave no instance: {status!r}")
+            start = {"Name": plugin.entity.name, "Config": self._config(plugin)}
+            found = started((yield partial(worker.rpc.begin, "plugin.StartInstance", [start])))
         except RpcError as error:
             if self._stuck(error):
                 # These Kongs send the event without an instance, once, and then wait for good
@@ -793,23 +803,17 @@ class Kong:
                 del worker.instances[key]
             known.starting = False
             raise
-        known.id = status["Id"]
+        known.id = found
         known.seq = seq
         known.starting = False
         worker.instances.setdefault(key, known)
         if old is not None:
             with contextlib.suppress(RpcError):
-                yield _Rpc("plugin.CloseInstance", [old])
+                yield partial(worker.rpc.begin, "plugin.CloseInstance", [old])
         return known
 
     def _stuck(self, error: RpcError) -> bool:
         return error.kind == "answer" and (2, 3) <= self.version.number < (3, 0)
-
-
-def _event_reply(reply: Any) -> tuple[Any, Any]:
-    if not isinstance(reply, Mapping) or "EventId" not in reply:
-        raise LuaError(f"the plugin server's answer to an event is not one: {reply!r}")
-    return reply.get("Data"), reply["EventId"]
 
 
 def _load(plugin: object, *, lua_style: bool) -> Plugin:

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgpack
 
 __all__ = [
+    "BodyPath",
     "Failure",
     "HeaderValue",
     "Headers",
@@ -52,6 +53,12 @@ class Failure:
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
+
+
+class BodyPath(str):
+    """The file that nginx wrote a body to."""
+
+    __slots__ = ()
 
 
 class MultiMap(dict[str, Any]):

@@ -39,6 +39,23 @@ class Version:
         return self.number >= (3, 0)
 
     @property
+    def protobuf(self) -> bool:
+        """It speaks ProtoBuf:1 as well as MsgPack:1."""
+        return self.number >= (2, 4)
+
+    @property
+    def protobuf_defaults(self) -> tuple[str, ...]:
+        """Over ProtoBuf:1, the kinds of fields that are sent when they are false or empty; others
+        are not to be told from nil."""
+        return ("bool", "string", "bytes") if self.number >= (3, 0) else ()
+
+    @property
+    def lost_again(self) -> bool:
+        """Over ProtoBuf:1, a connection that the plugin server closes makes it start the instance
+        and the event again, and what fails otherwise is a 500; before, the request goes on."""
+        return self.number >= (3, 0)
+
+    @property
     def has_response_phase(self) -> bool:
         """Plugin servers get a response event."""
         return self.number >= (2, 4)

@@ -1,4 +1,4 @@
-"""MsgPack:1 from Kong's side: connections, the keepalive pool, one call at a time on each."""
+"""Kong's side of the wire, for either protocol: connections and the keepalive pool."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from kongps.testing.values import LuaError, pack, unpacker
-
 __all__ = [
     "Connection",
-    "Exchanger",
-    "Pending",
     "Pool",
+    "Reader",
     "RpcError",
     "SessionConnection",
     "SocketConnection",
@@ -27,8 +24,9 @@ _POLL = 0.0005  # seconds between looks at an in-process session whose answer is
 class RpcError(Exception):
     """A call that brought no result.
 
-    :ivar kind: ``"answer"`` (the server answered with an error), ``"connect"`` (it was not
-        there), ``"timeout"`` or ``"closed"``.
+    :ivar kind: ``"answer"`` (the server answered with an error), ``"method"`` (it asked for a PDK
+        function that there is not), ``"connect"`` (it was not there), ``"timeout"`` or
+        ``"closed"``.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -37,27 +35,66 @@ class RpcError(Exception):
         self.message = message
 
 
-class Connection(Protocol):
-    """One connection to a plugin server."""
+class Reader(Protocol):
+    """Makes messages of the bytes of one connection."""
 
-    number: int
+    def feed(self, data: bytes) -> None: ...
+
+    def __next__(self) -> Any: ...
+
+
+class Connection:
+    """One connection to a plugin server.
+
+    :ivar waits: how often something was sent and the server's answer waited for.
+    """
+
+    def __init__(self, number: int, reader: Reader) -> None:
+        self.number = number
+        self.waits = 0
+        self._reader = reader
+        self._has_sent = False
 
     def send(self, data: bytes) -> None:
         """Send a whole message; OSError when the connection is gone."""
+        self._has_sent = True
+        self._write(data)
 
     def receive(self, deadline: float) -> Any:
         """The next message; TimeoutError past ``deadline`` (of time.monotonic), OSError or
-        EOFError when the connection is gone."""
+        EOFError when the connection is gone, ValueError for what is no message."""
+        while True:
+            try:
+                return next(self._reader)
+            except StopIteration:
+                pass
+            if self._has_sent:
+                self.waits += 1
+                self._has_sent = False
+            self._reader.feed(self._read(deadline))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be used again: nginx drops idle connections that the server closes."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close it."""
+        raise NotImplementedError
+
+    def _write(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _read(self, deadline: float) -> bytes:
+        raise NotImplementedError
 
 
-class SocketConnection:
+class SocketConnection(Connection):
     """A connection to a plugin server's unix socket."""
 
-    def __init__(self, path: str, number: int, timeout: float) -> None:
-        self.number = number
+    def __init__(self, path: str, number: int, reader: Reader, timeout: float) -> None:
+        super().__init__(number, reader)
+        self._timeout = timeout
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(timeout)
@@ -65,28 +102,33 @@ class SocketConnection:
         except BaseException:
             self._socket.close()
             raise
-        self._unpacker = unpacker()
 
-    def send(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
+        self._socket.settimeout(self._timeout)
         self._socket.sendall(data)
 
-    def receive(self, deadline: float) -> Any:
-        while True:
-            try:
-                return next(self._unpacker)
-            except StopIteration:
-                pass
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
-            try:
-                data = self._socket.recv(_READ_SIZE)
-            except socket.timeout:
-                raise TimeoutError from None
-            if not data:
-                raise EOFError("closed")
-            self._unpacker.feed(data)
+    def _read(self, deadline: float) -> bytes:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+        try:
+            data = self._socket.recv(_READ_SIZE)
+        except socket.timeout:
+            raise TimeoutError from None
+        if not data:
+            raise EOFError("closed")
+        return data
+
+    @property
+    def alive(self) -> bool:
+        self._socket.settimeout(0)
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     def close(self) -> None:
         self._socket.close()
@@ -99,41 +141,50 @@ class Session(Protocol):
 
     def data_to_send(self) -> bytes: ...
 
+    @property
+    def closing(self) -> bool: ...
 
-class SessionConnection:
+    def connection_lost(self) -> None: ...
+
+
+class SessionConnection(Connection):
     """A connection to a plugin server in this process: no socket, no thread."""
 
-    def __init__(self, session: Session, number: int) -> None:
-        self.number = number
+    def __init__(self, session: Session, number: int, reader: Reader) -> None:
+        super().__init__(number, reader)
         self._session = session
-        self._unpacker = unpacker()
         self._closed = False
 
-    def send(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         from kongps.errors import ProtocolError
 
-        if self._closed:
+        if not self.alive:
             raise BrokenPipeError("closed")
         try:
             self._session.receive_data(data)
         except ProtocolError:
-            self._closed = True
+            self.close()
 
-    def receive(self, deadline: float) -> Any:
+    def _read(self, deadline: float) -> bytes:
         while True:
-            self._unpacker.feed(self._session.data_to_send())
-            try:
-                return next(self._unpacker)
-            except StopIteration:
-                pass
-            if self._closed:
+            data = self._session.data_to_send()
+            if data:
+                return data
+            if not self.alive:
+                self.close()
                 raise EOFError("closed")
             if time.monotonic() >= deadline:
                 raise TimeoutError
             time.sleep(_POLL)
 
+    @property
+    def alive(self) -> bool:
+        return not (self._closed or self._session.closing)
+
     def close(self) -> None:
-        self._closed = True
+        if not self._closed:
+            self._closed = True
+            self._session.connection_lost()
 
 
 class Pool:
@@ -166,8 +217,11 @@ class Pool:
 
     def take(self) -> Connection:
         """An idle connection, or a new one; RpcError when there is nobody to connect to."""
-        if self._idle:
-            return self._idle.pop() if self._order == "lifo" else self._idle.popleft()
+        while self._idle:
+            found = self._idle.pop() if self._order == "lifo" else self._idle.popleft()
+            if found.alive:
+                return found
+            found.close()
         return self._open()
 
     def _open(self) -> Connection:
@@ -193,80 +247,3 @@ class Pool:
         """Close every idle connection."""
         while self._idle:
             self._idle.pop().close()
-
-
-class Exchanger:
-    """Calls over a pool: numbers them, sends them, reads their answers."""
-
-    def __init__(self, pool: Pool, notify: Callable[[str, Any], None]) -> None:
-        self.pool = pool
-        self._notify = notify
-        self._sequence = 0
-
-    def begin(self, method: str, args: list[Any]) -> Pending:
-        """Send a call; RpcError when it cannot be sent."""
-        self._sequence += 1
-        number = self._sequence
-        connection = self.pool.take()
-        try:
-            data = pack([0, number, method, args])
-        except (TypeError, ValueError, OverflowError) as error:
-            connection.close()
-            raise LuaError(f"pack: {error}", drops_connection=True) from None
-        try:
-            connection.send(data)
-        except OSError as error:
-            # Kong reads on a connection that it could not write to, and finds it closed.
-            connection.close()
-            raise RpcError("closed", f"closed: {error}") from None
-        return Pending(connection, number)
-
-    def end(self, pending: Pending, timeout: float) -> Any:
-        """The result of a call that was begun.
-
-        :raises RpcError: there is none.
-        :raises LuaError: what came is not the answer to this call; the connection is closed.
-        """
-        connection = pending.connection
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                message = connection.receive(deadline)
-            except TimeoutError:
-                # Kong puts it back all the same; a late answer then breaks the next call on it.
-                self.pool.put(connection)
-                raise RpcError("timeout", "timeout") from None
-            except (OSError, EOFError):
-                connection.close()
-                raise RpcError("closed", "closed") from None
-            except ValueError as error:
-                connection.close()
-                raise LuaError(f"the plugin server sent no MessagePack: {error}") from None
-            if not isinstance(message, list) or not message:
-                connection.close()
-                raise LuaError(f"RPC response expected from the plugin server, got {message!r}")
-            if message[0] == 2 and len(message) == 3:
-                self._notify(str(message[1]), message[2])
-                continue
-            if message[0] != 1 or len(message) != 4:
-                connection.close()
-                raise LuaError(f"RPC response expected from the plugin server, got {message!r}")
-            if message[1] != pending.number:
-                connection.close()
-                raise LuaError(
-                    f"unexpected response id: expected {pending.number}, got {message[1]}"
-                )
-            self.pool.put(connection)
-            if message[2] is not None:
-                raise RpcError("answer", str(message[2]))
-            return message[3]
-
-
-class Pending:
-    """A call that was sent and not yet answered."""
-
-    __slots__ = ("connection", "number")
-
-    def __init__(self, connection: Connection, number: int) -> None:
-        self.connection = connection
-        self.number = number

@@ -17,6 +17,6 @@ from kongps.testing.functions import (  # noqa: F401
     response,
     service,
 )
-from kongps.testing.functions.table import Answer, Exit, Hang, answer
+from kongps.testing.functions.table import Answer, Exit, Hang, answer, call, has
 
-__all__ = ["Answer", "Exit", "Hang", "answer"]
+__all__ = ["Answer", "Exit", "Hang", "answer", "call", "has"]

@@ -17,6 +17,7 @@ from kongps.testing.functions.table import (
     pdk,
 )
 from kongps.testing.values import (
+    BodyPath,
     Failure,
     Headers,
     LuaError,
@@ -177,6 +178,8 @@ def _buffered_body(x: Exchange) -> bytes | Failure:
 
 @pdk("kong.request.get_raw_body", BODY)
 def _get_raw_body(x: Exchange, max_size: Any = None) -> Any:
+    if len(x.request.body) > x.kong.body_buffer_size and x.kong.protocol == "protobuf":
+        return BodyPath(x.body_file())
     body = _buffered_body(x)
     return body if isinstance(body, Failure) else as_text(body, x)
 

@@ -36,12 +36,14 @@ __all__ = [
     "answer",
     "as_key",
     "as_text",
+    "call",
     "check_header",
     "check_headers",
     "check_integer",
     "check_limit",
     "check_string",
     "check_table",
+    "has",
     "in_request",
     "is_number",
     "lua_type",
@@ -60,11 +62,17 @@ class Hang(Exception):
 
 @dataclass
 class Answer:
-    """What Kong sends after a PDK call: the Step method, and its Data if it has one."""
+    """What Kong sends after a PDK call.
+
+    :ivar method: the Step method; over ProtoBuf:1 the message.
+    :ivar data: its Data, if it has one.
+    :ivar frame: over ProtoBuf:1, the message as bytes.
+    """
 
     method: str
     has_data: bool = False
     data: Any = None
+    frame: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -116,26 +124,41 @@ def pdk(
     return register
 
 
+def has(exchange: Exchange, name: str) -> bool:
+    """Whether the exchange's Kong has the PDK function ``name``."""
+    function = _TABLE.get(name)
+    return function is not None and exchange.version.knows(function.since)
+
+
+def call(exchange: Exchange, name: str, args: list[Any]) -> Any:
+    """Run the PDK function ``name``, which is there, and give what it returns.
+
+    :raises LuaError: Kong refuses the call.
+    :raises Exit: the function ended the request.
+    :raises Hang: Kong never comes back.
+    """
+    function = _TABLE[name]
+    _check_phase(exchange, name, function)
+    return function.run(exchange, *_fit(function.run, args))
+
+
 def answer(exchange: Exchange, name: str, args: list[Any]) -> Answer:
-    """Run the PDK function ``name`` and say what Kong sends for it.
+    """Run the PDK function ``name`` and say what Kong sends for it over MsgPack:1.
 
     :raises LuaError: Kong refuses the call and never steps the event again.
     :raises Exit: the function ended the request.
     :raises Hang: Kong never comes back.
     """
-    function = _TABLE.get(name)
-    version = exchange.version
-    if function is None or not version.knows(function.since):
+    if not has(exchange, name):
         if any(known.startswith(f"{name}.") for known in _TABLE) or name in _VALUES:
             kind = _VALUES.get(name, "table")
             raise LuaError(f"attempt to call local 'method' (a {kind} value)")
         exchange.log("err", f"could not find pdk method: {name}")
         return Answer("plugin.Step")
-    _check_phase(exchange, name, function)
-    value = function.run(exchange, *_fit(function.run, args))
-    method = f"plugin.{function.step}"
+    value = call(exchange, name, args)
+    method = f"plugin.{_TABLE[name].step}"
     if isinstance(value, Failure):
-        if version.step_error:
+        if exchange.version.step_error:
             return Answer("plugin.StepError", True, value.reason)
         value = None
     value = lua_value(value)
