@@ -23,7 +23,7 @@ help:
 	@echo "make types        mypy"
 	@echo "make check        test, lint, types and wheel-check: what CI runs"
 	@echo "make wheel-check  build sdist and wheel, install the wheel in a clean place, run the demo"
-	@echo "make bench        measure against other plugin servers (downloads them); half an hour"
+	@echo "make bench        measure against other plugin servers (downloads them); 50 minutes"
 	@echo "make bench-check  has a change made an event cost more instructions? (needs valgrind)"
 	@echo "make bench-memory show that 200,000 events leave no memory behind"
 	@echo "make soak         the long runs that the suite leaves out"

@@ -149,9 +149,8 @@ def memory(measured: Measured, path: Path, title: str) -> None:
     for index, name in enumerate(names):
         row = measured["memory"][name]
         sizes = {f"{int(count):,} instances": one for count, one in row["instances"].items()}
-        sizes.update(
-            {f"{int(n):,} events in flight": one for n, one in row["events_in_flight"].items()}
-        )
+        for one in row["events_in_flight"].values():
+            sizes["1,000 events in flight"] = one
         labels = max(labels, list(sizes), key=len)
         width = 0.84 / len(names)
         places = [i - 0.42 + width * (index + 0.5) for i in range(len(sizes))]
@@ -185,8 +184,8 @@ def page(measured: Measured, plots: dict[str, str]) -> str:
         f"{measured['time'][:10]}, {machine['processor']}, {machine['cores']} cores, Linux "
         f"{machine['kernel']} on {machine['architecture']}, CPython {machine['python']}. "
         f"{settings['rounds']} alternating rounds of {settings['seconds']:g} s; each figure is "
-        "the median, in brackets the lowest and the highest. The load average when the run ended "
-        f"was {machine['load_average'][0]:g}, the run's own load included.",
+        "the median, in brackets the lowest and the highest.",
+        *([f"**{measured['busy']}**"] if measured["busy"] else []),
         "## The figures to reach",
         tables.markdown_table(tables.figures_table(measured)),
     ]

@@ -38,6 +38,9 @@ def main() -> int:
         warmup=options.warmup,
         connections=options.connections[0],
     )
+    busy = others_at_work()
+    if busy:
+        print(busy, file=sys.stderr)
     results = parts.Results(options.peers)
     began = time.time()
     if "events" in options.parts:
@@ -57,6 +60,7 @@ def main() -> int:
     measured = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         "machine": machine(),
+        "busy": busy,
         "settings": {
             "rounds": settings.rounds,
             "seconds": settings.seconds,
@@ -153,8 +157,18 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
     }
+
+
+def others_at_work() -> str:
+    """A warning when the machine is not idle before the first server is started; else empty."""
+    load = os.getloadavg()[0]
+    if load < 0.5:
+        return ""
+    return (
+        f"The load average was {load:.1f} before the first server was started: others were at "
+        "work, and the figures say little."
+    )
 
 
 if __name__ == "__main__":

@@ -109,7 +109,10 @@ def memory_table(measured: Measured) -> list[Row]:
             counts = [f"{int(count):,} instances" for count in row["instances"]]
             rows.append(("resident MB", *counts, "1,000 connections", "and 1,000 events in flight"))
         cells = [megabytes(one) for one in row["instances"].values()]
-        cells += [megabytes(row.get("without_events")), *map(megabytes, held.values())]
+        cells.append(megabytes(row.get("without_events")))
+        for count, one in held.items():
+            fewer = "" if int(count) >= 1000 else f" (only {int(count):,})"
+            cells.append(megabytes(one) + fewer)
         cells += ["-"] * (len(rows[0]) - 1 - len(cells))
         rows.append((measured["labels"].get(name, name), *cells))
     return rows
@@ -172,3 +175,5 @@ def show(measured: Measured) -> None:
         for problem in found:
             print(f"PROBLEM: {name}: {problem}")
     print(f"\n{text_table(figures_table(measured))}")
+    if measured["busy"]:
+        print(f"\n{measured['busy']}")
