@@ -8,6 +8,7 @@ what keeps the server from running is a :class:`ServerError`.
 from __future__ import annotations
 
 __all__ = [
+    "BuildError",
     "ConfigError",
     "KongpsError",
     "PDKError",
@@ -77,6 +78,10 @@ class ConfigError(KongpsError):
 
 class ProtocolError(KongpsError):
     """What a peer sent is not the protocol; its connection has to be closed."""
+
+
+class BuildError(KongpsError):
+    """A plugin cannot be compiled; what the compiler said is on stderr."""
 
 
 class ServerError(KongpsError):
