@@ -15,6 +15,7 @@ import re
 import shlex
 import struct
 import sys
+import sysconfig
 from collections.abc import Iterable
 from typing import Any, ClassVar, Optional
 
@@ -486,6 +487,9 @@ def _library_directories(elf: ELF) -> list[str]:
             if path.endswith(".path"):
                 with open(path) as file:
                     directories += re.split(r"[:\n]", file.read())
+    triplet = sysconfig.get_config_var("MULTIARCH")
+    if triplet:
+        directories += [f"/lib/{triplet}", f"/usr/lib/{triplet}"]
     directories += ["/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"]
     return list(dict.fromkeys(each for each in directories if each))
 
@@ -505,7 +509,8 @@ def _is_there(library: str, elf: ELF) -> bool:
         return os.path.exists(library)
     if any(os.path.exists(os.path.join(each, library)) for each in _library_directories(elf)):
         return True
-    if b"\0" + os.fsencode(library) + b"\0" in _linker_cache():
+    # The cache is a table of names and paths; a name may be the end of its path.
+    if any(before + os.fsencode(library) + b"\0" in _linker_cache() for before in (b"\0", b"/")):
         return True
     try:
         with open("/proc/self/maps") as maps:  # loaded already: the linker takes that one

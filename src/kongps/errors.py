@@ -11,6 +11,7 @@ __all__ = [
     "BuildError",
     "ConfigError",
     "KongpsError",
+    "NativeError",
     "PDKError",
     "PluginError",
     "PluginNameError",
@@ -78,6 +79,10 @@ class ConfigError(KongpsError):
 
 class ProtocolError(KongpsError):
     """What a peer sent is not the protocol; its connection has to be closed."""
+
+
+class NativeError(KongpsError):
+    """A native plugin's handler or constructor said that it failed, with the reason it gave."""
 
 
 class BuildError(KongpsError):

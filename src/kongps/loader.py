@@ -293,6 +293,10 @@ def from_object(obj: Any, *, name: Optional[str] = None, lua_style: bool = True)
 
 
 def _load(directory: str, file: _File, *, lua_style: bool) -> Plugin:
+    if file.native:
+        from kongps import native
+
+        return native.load(file.name, file.path)
     kong_pdk_shim.install()
     module = _import(directory, file)
     return find(_source(file.name, module, file.path), lua_style=lua_style)
