@@ -43,6 +43,7 @@ __all__ = [
     "SourceChanged",
     "TruncatedFile",
     "check_object",
+    "check_source",
     "choose",
     "core_mismatch",
     "read_record",
@@ -530,7 +531,6 @@ def choose(plugin: str, objects: Iterable[str], sources: Iterable[str]) -> str:
     :param objects: its compiled files that this interpreter could load.
     :param sources: its ``.py`` files and package directories.
     :raises SeveralFiles: when they are more than one plugin.
-    :raises SourceChanged: when the source is not the one it was compiled from.
     """
     objects, sources = list(objects), list(sources)
     if len(objects) + len(sources) == 1:
@@ -539,8 +539,7 @@ def choose(plugin: str, objects: Iterable[str], sources: Iterable[str]) -> str:
         record = read_record(objects[0])
         source = source_of(objects[0], record) if record is not None else None
         beside = _whole(sources[0])
-        if record is not None and source is not None and os.path.samefile(source, beside):
-            check_source(plugin, objects[0], record, source)
+        if source is not None and os.path.samefile(source, beside):
             return objects[0]
     entries = " and ".join(sorted(os.path.basename(_whole(each)) for each in [*objects, *sources]))
     raise SeveralFiles(
@@ -555,16 +554,21 @@ def _whole(path: str) -> str:
     return os.path.dirname(path) if entry.startswith("__init__.") else path
 
 
-def check_source(plugin: str, path: str, record: dict[str, Any], source: str) -> None:
-    """Compares a compiled file with the source beside it.
+def check_source(plugin: str, path: str) -> None:
+    """Compares a compiled file with its source, if that is in the plugins directory too.
 
     :raises SourceChanged: when it was compiled from another one.
     """
-    if record.get("source_hash") != source_hash(source):
+    record = read_record(path)
+    source = source_of(path, record) if record is not None else None
+    if record is None or source is None:
+        return
+    there = source_hash(source)
+    if record.get("source_hash") != there:
         raise SourceChanged(
             plugin, f"{path} was compiled from another {os.path.basename(source)}",
             f"its source had the SHA-256 {str(record.get('source_hash'))[:12]}…",
-            f"the one beside it has {source_hash(source)[:12]}…",
+            f"the one beside it has {there[:12]}…",
             remedy_for(plugin, path, record),
         )  # fmt: skip
 

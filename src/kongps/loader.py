@@ -161,6 +161,7 @@ def _only(name: str, files: list[_File]) -> _File:
     native = False
     if file.compiled:
         native = compat.check_object(name, path) == "native"
+        compat.check_source(name, path)
     if file.package:
         _check_modules(name, os.path.dirname(path))
     return replace(file, native=native)
