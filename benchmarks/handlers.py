@@ -1,8 +1,8 @@
 """What a handler costs by the way it was written: processor time of one event, without sockets.
 
 The hello event (one header read, two set) as Python, compiled by `kongps build`, and as C; and a
-handler that computes, as Python, compiled, and compiled with C types. Everything runs in this process, and the least of
-many rounds is taken, so that other work on the machine matters little.
+handler that computes, as Python, compiled, and compiled with C types. Everything runs in this
+process, and the least of many rounds is taken, so that other work on the machine matters little.
 """
 
 from __future__ import annotations
