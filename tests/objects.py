@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -45,3 +46,8 @@ def compile_c(
     )  # fmt: skip
     source.unlink()
     return path
+
+
+def dumped(output: bytes) -> list[str]:
+    """The names of the plugins in what `kongps dump` printed."""
+    return [each["Name"] for each in json.loads(output)["Plugins"]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import sys
@@ -14,7 +13,7 @@ from typing import Optional
 
 import pytest
 from interpreters import installed
-from objects import PLUGIN_SOURCE, needs_compiler
+from objects import PLUGIN_SOURCE, dumped, needs_compiler
 from wire import run
 
 from kongps import __version__
@@ -255,7 +254,7 @@ def test_built_for_another_python_names_both_and_the_command_that_mends_it(
     assert built.returncode == 0, built.stderr
     done = run("dump", "--plugins-directory", str(plugins))
     assert done.returncode == 1
-    assert [each["Name"] for each in json.loads(done.stdout)] == ["other"]
+    assert dumped(done.stdout) == ["other"]
     (line,) = done.stderr.decode().splitlines()
     version = Path(python).name[len("python") :]
     assert f"CPython {version}" in line
@@ -266,4 +265,4 @@ def test_built_for_another_python_names_both_and_the_command_that_mends_it(
     assert os.system(f"{command} > {tmp_path}/out 2>&1") == 0, (tmp_path / "out").read_text()
     mended = run("dump", "--plugins-directory", str(plugins))
     assert mended.returncode == 0
-    assert [each["Name"] for each in json.loads(mended.stdout)] == ["hello", "other"]
+    assert dumped(mended.stdout) == ["hello", "other"]

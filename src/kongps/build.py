@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from kongps import compat, interpreter
+from kongps import compat, get_include, interpreter
 from kongps._version import PLUGIN_API, __version__
 from kongps.compiled import compiled_name
 from kongps.errors import BuildError
@@ -32,7 +32,7 @@ from kongps.interpreter import facts, readable
 from kongps.loader import check_name, examine
 from kongps.record import c_source, source_hash
 
-__all__ = ["Rebuilt", "build", "cython_version", "include_directory", "rebuild"]
+__all__ = ["Rebuilt", "build", "cython_version", "rebuild"]
 
 PYTHON_SUFFIXES = (".pyx", ".py")
 C_SUFFIXES = (".c",)
@@ -351,21 +351,9 @@ def _copy_data(job: _Job) -> None:
 # Native plugins
 
 
-def include_directory() -> str:
-    """Where ``kongps/plugin.h`` is, for ``-I``.
-
-    :raises BuildError: when kongps was installed without it.
-    """
-    here = Path(__file__).parent
-    for place in (here / "include", here.parent.parent / "include"):
-        if (place / "kongps" / "plugin.h").is_file():
-            return str(place)
-    raise BuildError("kongps/plugin.h is missing; install kongps again")
-
-
 def _build_native(job: _Job, work: str, suffix: str) -> str:
     environment = os.environ.get
-    flags = [*NATIVE_FLAGS, f"-I{include_directory()}"]
+    flags = [*NATIVE_FLAGS, f"-I{get_include()}"]
     c_compiler = shlex.split(environment("CC") or "cc")
     compiler, own_flags = c_compiler, "CFLAGS"
     if suffix in CXX_SUFFIXES:
