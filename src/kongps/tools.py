@@ -1,4 +1,4 @@
-"""The subcommands for those who look after plugins: ``build`` and ``rebuild``."""
+"""The subcommands for those who look after plugins: ``build``, ``rebuild`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -40,6 +40,22 @@ def add_commands(commands: Any) -> None:
         "--check", action="store_true", help="only report; exit code 1 when one does not match"
     )
 
+    doctor = _command(
+        commands, "doctor", _doctor,
+        "look for what keeps kongps, its plugins, or a Kong that is set up for them from running",
+    )  # fmt: skip
+    doctor.add_argument(
+        "--plugins-directory", metavar="DIR",
+        help="where the plugins are (default: the one that KONGPS_PLUGINS_DIRECTORY or the "
+        "kong.conf names)",
+    )  # fmt: skip
+    doctor.add_argument("--kong-conf", metavar="FILE", help="the kong.conf to look at")
+    doctor.add_argument(
+        "--kong", metavar="VERSION", default="3.9",
+        help="the version of Kong that reads it (default: %(default)s)",
+    )  # fmt: skip
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+
 
 def _command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str
@@ -75,3 +91,15 @@ def _rebuild(options: argparse.Namespace) -> int:
     if options.check:
         return FAILED if any(each.problem is not None for each in results) else OK
     return FAILED if any(each.failure is not None for each in results) else OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from kongps.doctor import examine_all
+
+    report = examine_all(
+        directory=options.plugins_directory or os.environ.get("KONGPS_PLUGINS_DIRECTORY"),
+        kong_conf=options.kong_conf,
+        kong=options.kong,
+    )
+    print(report.json() if options.json else report.text(), end="")
+    return OK if report.fine else FAILED
