@@ -74,7 +74,7 @@ def main() -> None:
         work = Path(place)
         for source, name in (
             (EXAMPLES / "hello.py", "hello"),
-            (HERE / "workloads" / "compute.py", "compute"),
+            (HERE / "plugins" / "compute.py", "compute"),
         ):
             for kind in ("python", "compiled"):
                 (work / kind).mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ def main() -> None:
         hello = {
             kind: session(work / kind, "hello", config) for kind in ("python", "compiled", "native")
         }
-        typed = HERE / "workloads" / "compute_typed.pyx"
+        typed = HERE / "plugins" / "compute_typed.pyx"
         build(str(typed), output=str(work / "compiled"), progress=lambda _: None)
         compute = {kind: session(work / kind, "compute", {}) for kind in ("python", "compiled")}
         compute["typed"] = session(work / "compiled", "compute_typed", {})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import versions_page
 from objects import PLUGIN_SOURCE, compile_c, dumped, needs_compiler
 from wire import SRC, run
 
@@ -297,3 +298,7 @@ def test_the_running_interpreter_checks_its_own_modules(tmp_path: Path) -> None:
         compat.check_object("hello", str(tmp_path / "nothing.so"))
     with pytest.raises(PluginError):
         load_plugin(tmp_path, "nothing")
+
+
+def test_the_page_on_versions_says_what_the_classes_say() -> None:
+    assert versions_page.PAGE.read_text() == versions_page.render(), "run `make docs`"
