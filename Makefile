@@ -12,7 +12,7 @@ WORKERS ?= auto
 
 CORE = $(wildcard src/pyx/kongps/core/*.pyx src/pyx/kongps/core/*.pxd)
 
-.PHONY: all demo test lint types check wheel-check bench bench-check bench-memory soak clean help
+.PHONY: all demo test lint types check wheel-check wheels docs bench bench-check bench-memory soak clean help
 
 all: $(INSTALLED)
 
@@ -24,6 +24,8 @@ help:
 	@echo "make check        test, lint, types and wheel-check: what CI runs"
 	@echo "make wheel-check  build sdist and wheel, install the wheel in a clean place, run the demo"
 	@echo "make bench        measure against other plugin servers (downloads them); 50 minutes"
+	@echo "make wheels       build a wheel for every CPython found, run the demo from each"
+	@echo "make docs         write docs/versions.md anew"
 	@echo "make bench-check  has a change made an event cost more instructions? (needs valgrind)"
 	@echo "make bench-memory show that 200,000 events leave no memory behind"
 	@echo "make soak         the long runs that the suite leaves out"
@@ -62,6 +64,14 @@ wheel-check: $(INSTALLED)
 	.wheel-check/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd / && $(CURDIR)/.wheel-check/bin/kongps demo
 	rm -rf .wheel-check build.log
+
+# For every CPython on this machine; each is tried where nothing of the checkout can be found.
+wheels: $(INSTALLED)
+	$(BIN)/python tools/wheels.py
+
+# docs/versions.md is made from the exception classes; a test compares the two.
+docs: $(INSTALLED)
+	$(BIN)/python tools/versions_page.py
 
 # The page is written even when a figure is not reached or a peer gave errors: it says so.
 bench: $(INSTALLED)

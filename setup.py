@@ -7,9 +7,14 @@ stands in ``pyproject.toml``.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shlex
+import subprocess
 from pathlib import Path
+from types import ModuleType
 
+import Cython
 import greenlet
 from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
@@ -27,14 +32,52 @@ DIRECTIVES = {
 }
 
 
+def module(name: str) -> ModuleType:
+    """A module of kongps that needs nothing else of it: the package has no core yet."""
+    spec = importlib.util.spec_from_file_location(name, Path("src", "kongps", f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def records() -> Path:
+    """A C file that says in each module of the core what it was built with and for."""
+    facts = module("interpreter").facts()
+    compiler = subprocess.run(
+        [*facts["compiler"], "--version"], capture_output=True, text=True, check=False
+    ).stdout.partition("\n")[0]
+    record = {key: facts[key] for key in (
+        "python", "implementation", "abi_tag", "debug", "free_threaded", "machine", "libc",
+    )}  # fmt: skip
+    record.update(
+        kind="core",
+        kongps=module("_version").__version__,
+        plugin_api=module("_version").PLUGIN_API,
+        cython=Cython.__version__,
+        compiler=compiler,
+        flags=shlex.join(
+            [*facts["compile_flags"], *shlex.split(os.environ.get("CFLAGS", "")), *COMPILE_ARGS]
+        ),
+    )
+    header = Path("build", "record", "kongps_record.h")
+    header.parent.mkdir(parents=True, exist_ok=True)
+    text = module("record").c_source(record)
+    if not header.exists() or header.read_text() != text:
+        header.write_text(text)
+    return header
+
+
 def extensions() -> list[Extension]:
     """One extension module per ``.pyx`` file, named for its place below ``src/pyx``."""
+    record = records()
     return [
         Extension(
             ".".join(source.relative_to(PYX).with_suffix("").parts),
             [str(source)],
             include_dirs=["include", str(Path(greenlet.__file__).parent)],
-            extra_compile_args=COMPILE_ARGS,
+            extra_compile_args=[*COMPILE_ARGS, "-include", str(record)],
         )
         for source in sorted(PYX.glob("kongps/core/*.pyx"))
     ]
@@ -54,6 +97,7 @@ setup(
     package_data={
         "kongps": ["py.typed"],
         "kongps.core": ["*.pyi"],
+        "kongps.examples": ["native/*"],
         "kongps.include.kongps": ["*.h"],
     },
     ext_modules=cythonize(

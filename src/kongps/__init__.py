@@ -11,8 +11,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import sys
-import sysconfig
 from typing import TYPE_CHECKING, Any
 
 from kongps._version import __version__
@@ -49,12 +47,9 @@ __all__ = [
 _LAZY = {"Field": "kongps.fields", "Kong": "kongps.pdk", "run": "kongps.embedded"}
 
 if importlib.util.find_spec("kongps.core.dispatch") is None:
-    raise ImportError(
-        f"kongps {__version__} has no compiled core for this interpreter "
-        f"({sys.implementation.name} {sys.version.split()[0]}, "
-        f"{sysconfig.get_config_var('EXT_SUFFIX')}); in a checkout of kongps, this builds it: "
-        f"{sys.executable} -m pip install --force-reinstall ."
-    )
+    from kongps.compat import core_mismatch
+
+    raise core_mismatch(os.path.join(os.path.dirname(__file__), "core"))
 
 
 def get_include() -> str:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
-from kongps import log
+from kongps import log, tools
 from kongps._version import __version__
 from kongps.errors import KongpsError, PluginError, ServerError, UsageError
 from kongps.settings import (
@@ -142,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_PREFIX,
         help="Kong's prefix, for the socket's default place (default: %(default)s)",
     )
+
+    tools.add_commands(commands)
 
     # These have flags of their own and are run before this parser; here they are for the help.
     commands.add_parser("run", help="run a plugin file that serves itself: kongps run FILE [FLAG…]")

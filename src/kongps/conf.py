@@ -28,7 +28,7 @@ def kong_conf(
     :returns: the lines.
     :raises ServerError: for a version that is none, or before 2.0, or without any plugin.
     """
-    version = _parse_version(kong)
+    version = parse_version(kong)
     if not plugins:
         raise ServerError(f"there is no plugin in {directory} to write settings for")
     command = executable or _executable()
@@ -78,7 +78,11 @@ def kong_conf(
     return "\n".join(lines) + "\n"
 
 
-def _parse_version(kong: str) -> tuple[int, int]:
+def parse_version(kong: str) -> tuple[int, int]:
+    """The first two numbers of a version of Kong.
+
+    :raises ServerError: when it is none, or before 2.0.
+    """
     match = re.match(r"(\d+)\.(\d+)(\.|$)", kong)
     if not match:
         raise ServerError(f"{kong!r} is no version of Kong; an example is 3.9")

@@ -8,8 +8,10 @@ what keeps the server from running is a :class:`ServerError`.
 from __future__ import annotations
 
 __all__ = [
+    "BuildError",
     "ConfigError",
     "KongpsError",
+    "NativeError",
     "PDKError",
     "PluginError",
     "PluginNameError",
@@ -77,6 +79,14 @@ class ConfigError(KongpsError):
 
 class ProtocolError(KongpsError):
     """What a peer sent is not the protocol; its connection has to be closed."""
+
+
+class NativeError(KongpsError):
+    """A native plugin's handler or constructor said that it failed, with the reason it gave."""
+
+
+class BuildError(KongpsError):
+    """A plugin cannot be compiled; what the compiler said is on stderr."""
 
 
 class ServerError(KongpsError):

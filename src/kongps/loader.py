@@ -1,6 +1,7 @@
 """From a plugins directory to loaded plugins.
 
-A plugin is a file ``NAME.py`` or a compiled module ``NAME.*.so``, or a package directory ``NAME``.
+A plugin is a file ``NAME.py``, a compiled module or native library ``NAME.*.so``, or a package
+directory ``NAME``. Compiled files are checked before anything of them is loaded.
 Names that start with a dot or an underscore are passed over: modules that plugins share can be
 called ``_something.py`` and imported with ``from . import _something``. The directory itself is
 not put on ``sys.path``, so that a plugin called ``json`` hides no other module: each plugin is a
@@ -18,19 +19,21 @@ import sys
 import traceback
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Any, Optional, Union
 
-from kongps import kong_pdk_shim
+from kongps import compat, compiled, kong_pdk_shim
 from kongps.errors import PluginError, PluginNameError, ServerError
 from kongps.layouts import Source, find
 from kongps.plugin import Plugin
 
 __all__ = [
     "MAX_NAME_LENGTH",
+    "Examined",
     "Loaded",
     "check_name",
+    "examine",
     "from_object",
     "load_directory",
     "load_plugin",
@@ -94,34 +97,45 @@ class _File:
 
     name: str
     path: str
-    entry: str  # what it is called in its directory
-    foreign: bool = False  # a module compiled for another interpreter
+    package: bool = False  # the `__init__` of a package directory
+    compiled: bool = False
+    foreign: bool = False  # a module compiled for another interpreter, by its name
+    native: bool = False  # a library with a native plugin's table
 
 
-def _plugin_file(entry: os.DirEntry[str]) -> Optional[_File]:
-    """The plugin that a directory entry is, or None.
+def _plugin_files(entry: os.DirEntry[str]) -> Iterator[_File]:
+    """The plugin that a directory entry is; a package may have its ``__init__`` several times.
 
     Its name is not checked yet: a package directory with a name that cannot be one is no plugin,
     a file ``a.b.py`` is a mistake to tell of.
     """
     if entry.name.startswith((".", "_")):
-        return None
+        return
     if entry.is_dir():
-        init = os.path.join(entry.path, "__init__.py")
-        if valid_name(entry.name) and os.path.isfile(init):
-            return _File(entry.name, init, entry.name)
-        return None
-    if entry.name.endswith(".py"):
-        return _File(entry.name[: -len(".py")], entry.path, entry.name)
-    if not entry.name.endswith(".so"):
+        if valid_name(entry.name):
+            for init in sorted(os.listdir(entry.path)):
+                found = _module_file(init, os.path.join(entry.path, init))
+                if found is not None and found.name == "__init__":
+                    yield replace(found, name=entry.name, package=True)
+        return
+    found = _module_file(entry.name, entry.path)
+    if found is not None:
+        yield found
+
+
+def _module_file(entry: str, path: str) -> Optional[_File]:
+    if entry.endswith(".py"):
+        return _File(entry[: -len(".py")], path)
+    if not entry.endswith(".so"):
         return None
     # The longest suffix first: ".so" alone is one of them.
     for suffix in sorted(EXTENSION_SUFFIXES, key=len, reverse=True):
-        stem = entry.name[: -len(suffix)]
-        if entry.name.endswith(suffix) and (suffix != ".so" or valid_name(stem)):
-            return _File(stem, entry.path, entry.name)
-    stem = _ABI_TAG.sub("", entry.name)
-    return _File(stem.removesuffix(".so"), entry.path, entry.name, foreign=stem != entry.name)
+        stem = entry[: -len(suffix)]
+        plain = valid_name(stem) or stem == "__init__"
+        if entry.endswith(suffix) and (suffix != ".so" or plain):
+            return _File(stem, path, compiled=True)
+    stem = _ABI_TAG.sub("", entry)
+    return _File(stem.removesuffix(".so"), path, compiled=True, foreign=stem != entry)
 
 
 def _scan(directory: str) -> dict[str, list[_File]]:
@@ -129,28 +143,87 @@ def _scan(directory: str) -> dict[str, list[_File]]:
     files: dict[str, list[_File]] = {}
     with os.scandir(directory) as entries:
         for entry in sorted(entries, key=lambda each: each.name):
-            found = _plugin_file(entry)
-            if found is not None:
+            for found in _plugin_files(entry):
                 files.setdefault(found.name, []).append(found)
     return files
 
 
 def _only(name: str, files: list[_File]) -> _File:
-    """The one file to load a plugin from.
+    """The one file to load a plugin from; a compiled one has been checked.
 
-    :raises PluginError: when there are several, or only one for another interpreter.
+    :raises CompatError: when there are several, or only ones that do not fit what is running.
     """
-    usable = [each for each in files if not each.foreign]
-    if not usable:
-        raise PluginError(
-            name,
-            f"{files[0].path}: it was compiled for another Python than this one, "
-            f"{sys.implementation.cache_tag}; compile it again with {sys.executable}",
-        )
-    if len(usable) > 1:
-        entries = " and ".join(each.entry for each in usable)
-        raise PluginError(name, f"{entries} are both this plugin; remove or rename one")
-    return usable[0]
+    usable = [each for each in files if not each.foreign] or files[:1]
+    objects = [each.path for each in usable if each.compiled]
+    sources = [each.path for each in usable if not each.compiled]
+    path = compat.choose(name, objects, sources)
+    (file,) = (each for each in usable if each.path == path)
+    native = False
+    if file.compiled:
+        native = compat.check_object(name, path) == "native"
+        compat.check_source(name, path)
+    if file.package:
+        _check_modules(name, os.path.dirname(path))
+    return replace(file, native=native)
+
+
+def _check_modules(name: str, directory: str) -> None:
+    """Checks the compiled modules of a package, where Python would not find another file."""
+    for parent, _, entries in os.walk(directory):
+        modules: dict[str, list[_File]] = {}
+        for entry in sorted(entries):
+            found = _module_file(entry, os.path.join(parent, entry))
+            if found is not None:
+                modules.setdefault(found.name, []).append(found)
+        for files in modules.values():
+            usable = [each for each in files if not each.foreign] or files[:1]
+            for each in usable:
+                if each.compiled:
+                    compat.check_object(name, each.path)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A plugin's files, looked at without loading the plugin.
+
+    :ivar path: the file that would be loaded; the first one when there is an error.
+    :ivar compiled: whether one of its files is compiled.
+    :ivar used: whether the file that would be loaded is compiled.
+    :ivar error: why it cannot be loaded, as far as the files tell.
+    """
+
+    name: str
+    path: str
+    compiled: bool
+    used: bool
+    error: Optional[PluginError]
+
+
+def examine(directory: Union[str, os.PathLike[str]]) -> list[Examined]:
+    """Looks at the files of a plugins directory; nothing is loaded.
+
+    :raises ServerError: when the directory cannot be read.
+    """
+    examined = []
+    for name, files in _scanned(os.path.abspath(directory)).items():
+        compiled = any(each.compiled for each in files)
+        chosen = next((each for each in files if each.compiled), files[0])
+        error: Optional[PluginError] = None
+        try:
+            check_name(name)
+            chosen = _only(name, files)
+        except PluginError as caught:
+            error = caught
+        used = chosen.compiled and error is None
+        examined.append(Examined(name, chosen.path, compiled, used, error))
+    return examined
+
+
+def _scanned(directory: str) -> dict[str, list[_File]]:
+    try:
+        return _scan(directory)
+    except OSError as error:
+        raise ServerError(f"the plugins directory cannot be read: {error}") from error
 
 
 # Loading
@@ -186,12 +259,8 @@ def load_directory(directory: Union[str, os.PathLike[str]], *, lua_style: bool =
     :raises ServerError: when the directory cannot be read.
     """
     directory = os.path.abspath(directory)
-    try:
-        files = _scan(directory)
-    except OSError as error:
-        raise ServerError(f"the plugins directory cannot be read: {error}") from error
     loaded = Loaded()
-    for name, candidates in files.items():
+    for name, candidates in _scanned(directory).items():
         try:
             check_name(name)
             file = _only(name, candidates)
@@ -225,6 +294,10 @@ def from_object(obj: Any, *, name: Optional[str] = None, lua_style: bool = True)
 
 
 def _load(directory: str, file: _File, *, lua_style: bool) -> Plugin:
+    if file.native:
+        from kongps import native
+
+        return native.load(file.name, file.path)
     kong_pdk_shim.install()
     module = _import(directory, file)
     return find(_source(file.name, module, file.path), lua_style=lua_style)
@@ -244,7 +317,8 @@ def _source(name: str, module: Optional[types.ModuleType], path: str) -> Source:
 def _package(directory: str) -> str:
     """The name of the package that stands for a directory; makes the package."""
     real = os.path.realpath(directory)
-    name = f"kongps_plugins_{hashlib.sha256(os.fsencode(real)).hexdigest()[:12]}"
+    digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:12]
+    name = f"{compiled.PACKAGE}_{digest}"
     if name not in sys.modules:
         package = types.ModuleType(name, f"The plugins in {real}.")
         package.__path__ = [real]
@@ -280,14 +354,15 @@ def _fresh(name: str) -> Iterator[None]:
 def _import(directory: str, file: _File) -> types.ModuleType:
     package = _package(directory)
     name = f"{package}.{file.name}"
-    inside = file.entry == file.name  # a package directory
     spec = importlib.util.spec_from_file_location(
         name,
         file.path,
-        submodule_search_locations=[os.path.dirname(file.path)] if inside else None,
+        loader=compiled.Loader(name, file.path) if file.compiled else None,
+        submodule_search_locations=[os.path.dirname(file.path)] if file.package else None,
     )
     if spec is None or spec.loader is None:
         raise PluginError(file.name, f"{file.path}: Python cannot import such a file")
+    compiled.install()
     importlib.invalidate_caches()
     try:
         with _fresh(name):
@@ -320,5 +395,7 @@ def _is_own(filename: str, path: str) -> bool:
     if entry == "__init__.py":
         return filename.startswith(directory + os.sep)
     if path.endswith(".so"):  # its lines are those of the source it was compiled from
+        if entry.startswith("__init__."):
+            return os.path.basename(directory) in os.path.dirname(filename).split(os.sep)
         return os.path.basename(filename).partition(".")[0] == entry.partition(".")[0]
     return filename == path

@@ -32,12 +32,20 @@ def _python_style_pdk() -> type[Namespace]:
     return PlainKong
 
 
+def _bare_pdk() -> type[Namespace]:
+    from kongps.core.dispatch import Namespace
+
+    return Namespace
+
+
 # What a handler gets, by the way its plugin was written: the typed PDK; or, for plugins of
-# kong-python-pdk's layout, any name after `kong.`, with (value, err) or with exceptions.
+# kong-python-pdk's layout, any name after `kong.`, with (value, err) or with exceptions; for native
+# ones no more than the event, since they name PDK functions themselves.
 PDK_CLASSES: dict[str, Callable[[], type[Namespace]]] = {
     "typed": _typed_pdk,
     "lua-style": _lua_style_pdk,
     "python-style": _python_style_pdk,
+    "native": _bare_pdk,
 }
 
 

@@ -56,9 +56,7 @@ class PlainKong(Namespace):
         return _Path(self, f"kong.{name}")
 
     def _send(self, name: str, args: tuple[object, ...]) -> Any:
-        if name == "kong.log" or (name.startswith("kong.log.") and name not in _TYPED):
-            args = tuple(map(_loggable, args))
-        return self._call(name, *args)
+        return self._call(name, *log_arguments(name, args))
 
 
 class LuaStyleKong(PlainKong):
@@ -74,6 +72,13 @@ class LuaStyleKong(PlainKong):
             return super()._send(name, args), None
         except PDKError as error:
             return None, error.reason
+
+
+def log_arguments(name: str, args: tuple[object, ...]) -> tuple[object, ...]:
+    """The arguments of a call, as they can be written to a log if it is one of ``kong.log``."""
+    if name == "kong.log" or (name.startswith("kong.log.") and name not in _TYPED):
+        return tuple(map(_loggable, args))
+    return args
 
 
 def _loggable(value: object) -> object:

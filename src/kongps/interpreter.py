@@ -1,0 +1,79 @@
+"""The facts of a Python interpreter that a compiled module must match, or is compiled with.
+
+This file imports nothing of kongps: it is also run as a program by other interpreters, which need
+not have kongps, and by ``setup.py``, before there is a core.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import platform
+import shlex
+import sys
+import sysconfig
+from typing import Any
+
+__all__ = ["facts", "libc", "readable"]
+
+
+def libc() -> str:
+    """The C library of this process, with its version where it tells: ``glibc 2.36``, ``musl``."""
+    try:
+        name = os.confstr("CS_GNU_LIBC_VERSION")
+    except (AttributeError, OSError, ValueError):
+        name = None
+    if name:
+        return name
+    return "musl" if glob.glob("/lib/ld-musl-*.so.1") else "unknown libc"
+
+
+def facts() -> dict[str, Any]:
+    """What there is to know of the interpreter that runs this.
+
+    ``python``, ``implementation``, ``abi_tag``, ``debug``, ``free_threaded``, ``machine`` and
+    ``libc`` are what a module is built for; the rest is how to compile one.
+    """
+    config = sysconfig.get_config_var
+    return {
+        "python": platform.python_version(),
+        "implementation": sys.implementation.name,
+        "abi_tag": config("SOABI") or sys.implementation.cache_tag or "",
+        "debug": hasattr(sys, "gettotalrefcount"),
+        "free_threaded": bool(config("Py_GIL_DISABLED")),
+        "machine": platform.machine(),
+        "libc": libc(),
+        "executable": sys.executable,
+        "suffix": config("EXT_SUFFIX") or ".so",
+        "include": sorted(
+            {path for path in map(sysconfig.get_path, ("include", "platinclude")) if path}
+        ),
+        "compiler": shlex.split(os.environ.get("CC") or config("CC") or "cc"),
+        "compile_flags": shlex.split(config("CFLAGS") or "")
+        + shlex.split(config("CCSHARED") or ""),
+        "link": shlex.split(config("LDSHARED") or "cc -shared")[1:],
+    }
+
+
+def readable(built: dict[str, Any]) -> str:
+    """An interpreter in words: ``CPython 3.11.7 (cpython-311-x86_64-linux-gnu)``.
+
+    :param built: facts of an interpreter, or the record of what was built for one.
+    """
+    name = {"cpython": "CPython", "pypy": "PyPy"}.get(
+        str(built.get("implementation")), str(built.get("implementation"))
+    )
+    kinds = [
+        kind
+        for kind, there in (
+            ("debug build", built.get("debug")),
+            ("free-threaded", built.get("free_threaded")),
+        )
+        if there
+    ]
+    return f"{name} {built.get('python')} ({', '.join([str(built.get('abi_tag')), *kinds])})"
+
+
+if __name__ == "__main__":
+    print(json.dumps(facts()))

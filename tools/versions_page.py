@@ -1,0 +1,74 @@
+"""Writes docs/versions.md from the exception classes of kongps.compat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kongps import compat
+from kongps._version import PLUGIN_API
+
+PAGE = Path(__file__).parents[1] / "docs" / "versions.md"
+
+HEAD = """\
+<!-- Made by `make docs` from the classes in kongps.compat; change it there. -->
+
+# What must match what
+
+A plugin in Python source runs on any Python that kongps runs on. A compiled one was made for
+something: a Python version, a machine, a C library, a plugin API. All of that is checked before
+anything of the file is loaded, from the file itself: its name, its ELF headers, and the record
+that `kongps build` puts into it. A plugin that does not match is left out, the others are served,
+and the message says what the file is, what it was built for, what is running, and what mends it:
+
+    plugin 'hello': …/hello.cpython-310-x86_64-linux-gnu.so was compiled for another Python: it is
+    built for CPython 3.10.13 (cpython-310-x86_64-linux-gnu); running is CPython 3.12.1
+    (cpython-312-x86_64-linux-gnu); mend it with: /usr/bin/python3.12 -m kongps rebuild …
+
+`kongps dump` prints it on stderr, which a Kong shows when it starts; `kongps rebuild DIR` mends
+what can be built again from its source, `kongps rebuild --check DIR` only looks; `kongps doctor`
+lists everything that is wrong, with its remedy.
+
+| | compiled Python plugin | native plugin |
+| --- | --- | --- |
+| Python version and implementation | must match | any |
+| debug or free-threaded build | must match | any |
+| processor and C library | must match | must match |
+| glibc | as new as where it was built | as new as where it was built |
+| plugin API (this kongps: {api}) | must match | must match |
+| version of Cython, of the compiler | any | any |
+
+## The errors
+
+All are classes of `kongps.compat` and derive from `CompatError`, a `kongps.PluginError`.
+
+| class | what it says | what must match | mended by |
+| --- | --- | --- | --- |
+"""
+
+TAIL = """
+## What is recorded
+
+`kongps build` writes into each file, in the section `kongps_build`: the plugin's name, the Python
+version, implementation and ABI tag, debug and free-threaded build, machine, C library, Cython,
+compiler, the versions of kongps and of its plugin API, the source's place from the plugins
+directory and its SHA-256. To read it: `python -c "from kongps.compat import read_record;
+print(read_record('hello.so'))"`. The core's own modules have the same record.
+
+A source that lies elsewhere is copied to `.sources/` in the plugins directory, where `kongps
+rebuild` finds it.
+"""
+
+
+def render() -> str:
+    """The page's text."""
+    rows = []
+    for name in compat.__all__:
+        kind = getattr(compat, name)
+        if isinstance(kind, type) and kind is not compat.CompatError:
+            said = (kind.__doc__ or "").strip().partition("\n")[0].replace("``", "`")
+            rows.append(f"| `{name}` | {said} | {kind.must_match} | {kind.mended_by} |")
+    return HEAD.format(api=PLUGIN_API) + "\n".join(rows) + "\n" + TAIL
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render())
