@@ -497,6 +497,8 @@ def test_200_000_events_leave_no_memory_behind_in_short(plugins: Path, short_pat
                 answer = wire.event(instance)
                 if answer["Data"]["Method"] == "kong.request.get_header":
                     wire.step(wire.step(answer, "h" * 100))
+                elif answer["Data"]["Method"] == "kong.log.err":
+                    wire.step(answer)
             return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
 
         first = rounds(3000)

@@ -19,6 +19,7 @@ from kongps import log
 from kongps._version import __version__
 from kongps.errors import KongpsError, PluginError, ServerError, UsageError
 from kongps.settings import (
+    ON_ERROR,
     Settings,
     from_environment,
     parse_count,
@@ -221,6 +222,8 @@ def add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
         const=True,
         help="wait for Kong's answer to every PDK call, also to one without a result",
     )
+    option("--on-error", choices=ON_ERROR, metavar="|".join(ON_ERROR), help="end a request with a "
+           "500 when a handler fails, or let it through; a plugin may say otherwise")  # fmt: skip
     _add_lua_style(parser)
     option("--log-level", metavar="LEVEL", choices=log.LEVELS, help="least level to log: "
            + ", ".join(log.LEVELS))  # fmt: skip
@@ -235,7 +238,9 @@ def settings_of(options: argparse.Namespace, **defaults: Any) -> Settings:
         if value is not None:
             chosen[name] = value
     settings = Settings(**chosen)
-    for name, allowed in (("log_level", log.LEVELS), ("log_format", log.FORMATS)):
+    for name, allowed in (
+        ("log_level", log.LEVELS), ("log_format", log.FORMATS), ("on_error", ON_ERROR)
+    ):  # fmt: skip
         if getattr(settings, name) not in allowed:
             raise UsageError(f"{name} must be one of {', '.join(allowed)}")
     return settings

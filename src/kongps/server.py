@@ -185,6 +185,7 @@ class Server:
             InlineRunner(),
             event_timeout=settings.event_timeout,
             pipelining=not settings.no_pipelining,
+            on_error=settings.on_error,
         )
         errors: dict[str, str] = {}
         if plugins is None:

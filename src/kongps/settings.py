@@ -12,6 +12,9 @@ from kongps.errors import UsageError
 # Prefix of the environment variables; the rest is the setting's name in capitals.
 ENVIRONMENT_PREFIX = "KONGPS_"
 
+# What may become of a request whose handler failed: it ends with a 500, or goes on.
+ON_ERROR = ("closed", "open")
+
 
 @dataclass
 class Settings:
@@ -30,6 +33,8 @@ class Settings:
         kong-python-pdk's layout; otherwise they return ``(value, err)``.
     :ivar no_pipelining: whether every PDK call waits for Kong's answer, also one without a result
         over ProtoBuf:1.
+    :ivar on_error: what becomes of a request whose handler failed, one of ``ON_ERROR``; a plugin
+        may say otherwise for itself.
     :ivar log_level: least level logged.
     :ivar log_format: ``text`` or ``json``.
     """
@@ -44,6 +49,7 @@ class Settings:
     parent_watch: bool = False
     no_lua_style: bool = False
     no_pipelining: bool = False
+    on_error: str = "closed"
     log_level: str = "info"
     log_format: str = "text"
 

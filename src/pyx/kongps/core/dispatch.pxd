@@ -22,6 +22,7 @@ cdef class Instance:
     cdef object pdk                   # what makes the `kong` of an event
     cdef list handlers                # by phase number; None where the plugin has none
     cdef bint pipelined               # PDK calls without a result need not be waited for
+    cdef object on_error              # "open" or "closed"; None: as the dispatcher has it
 
 
 cdef enum EventState:
@@ -47,9 +48,11 @@ cdef class Event:
     # What Kong's last step brought.
     cdef object value
     cdef bint failed
-    # How the handler ended while Kong was asked, as when something raised into its greenlet.
+    # The handler has ended, but Kong was asked for something and answers that first. `failure`:
+    # why the handler failed, None when it returned.
     cdef bint ended
-    cdef object ended_by
+    cdef str failure
+    cdef str untold                   # what Kong is still to log of that
     # What Kong answered to functions that are asked once, by (function's name, arguments).
     cdef dict told
 
@@ -59,6 +62,7 @@ cdef class Event:
     cdef int returned(self) except -1
     cdef int raised(self, object error) except -1
     cdef int fail(self, str reason) except -1
+    cdef bint tell(self) except -1
     cdef bint too_late(self) except -1
     cdef object describe(self)
 
@@ -87,6 +91,7 @@ cdef class Dispatcher:
     cdef Runner runner
     cdef readonly double event_timeout
     cdef readonly bint pipelining
+    cdef readonly str on_error
     cdef readonly uint64_t handled     # events started since the server started
 
     cdef int handle(self, Call call, Protocol protocol) except -1

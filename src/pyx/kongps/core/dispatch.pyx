@@ -20,7 +20,7 @@ from kongps.core.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Call,
 from kongps.core.body_file import BodyFile
 from kongps.core.msgpack import PackError
 from kongps.core.phases import PHASE_NAMES
-from kongps.core.report import report
+from kongps.core.report import report, told_of
 from kongps.errors import KongpsError, PDKError
 
 cdef enum:
@@ -35,6 +35,7 @@ cdef Function EXIT = Function(
     "kong.response.exit", phases=("rewrite", "access", "response", "preread"), since="2.0",
     terminal=True,
 )
+cdef Function LOG_ERR = Function("kong.log.err", phases=PHASE_NAMES, since="2.0")
 
 
 class HandlerExit(BaseException):
@@ -72,6 +73,7 @@ cdef class Instance:
         self.failure = failure
         self.pdk = getattr(plugin, "kong", None)
         self.pipelined = getattr(plugin, "pipelined", True)
+        self.on_error = getattr(plugin, "on_error", None)
         self.handlers = [handlers.get(name) for name in PHASE_NAMES]
         self.close = handlers.get("close")
 
@@ -163,6 +165,7 @@ cdef class Event:
 
     cdef int raised(self, object error) except -1:
         """The handler has raised `error`: the request ends with a 500 where it still can."""
+        cdef str reason
         if self.state == OVER:
             if not isinstance(error, HandlerExit):
                 report(
@@ -171,11 +174,13 @@ cdef class Event:
                 )
             return 0
         report(ERROR, "%s raised %s", self.describe(), type(error).__name__, error=error)
+        reason = f"{self.describe()} raised {type(error).__name__}"
+        self.untold = told_of(reason, error)
         if self.state == WAITING:
             self.ended = True
-            self.ended_by = type(error).__name__
+            self.failure = reason
             return 0
-        return self.fail(f"{self.describe()} raised {type(error).__name__}")
+        return self.fail(reason)
 
     cdef int fail(self, str reason) except -1:
         """Answers for a handler that cannot be run or has failed.
@@ -184,12 +189,34 @@ cdef class Event:
         """
         if self.state == OVER or self.too_late():
             return 0
+        if self.untold is not None and self.tell():
+            self.ended = True
+            self.failure = reason
+            self.state = WAITING
+            return 0
         self.dispatcher.forget_event(self)
-        if EXIT.phase_bits & (1 << self.phase):
-            self.protocol.answer_pdk_call(self.sequence, self.id, EXIT, UNEXPECTED, False)
-        else:
+        if not EXIT.phase_bits & (1 << self.phase):
             self.protocol.answer_failure(self.sequence, self.id, reason)
+        elif (self.instance.on_error or self.dispatcher.on_error) == "open":
+            self.protocol.answer_return(self.sequence, self.id)
+        else:
+            self.protocol.answer_pdk_call(self.sequence, self.id, EXIT, UNEXPECTED, False)
         return 0
+
+    cdef bint tell(self) except -1:
+        """Has Kong log why the handler failed; returns whether its answer comes as a step."""
+        cdef str text = self.untold
+        self.untold = None
+        if self.protocol.logs_failures and not EXIT.phase_bits & (1 << self.phase):
+            return False
+        try:
+            return self.protocol.answer_pdk_call(
+                self.sequence, self.id, LOG_ERR, (text,),
+                self.dispatcher.pipelining and self.instance.pipelined,
+            )
+        except Exception as error:  # the request is answered for, whatever becomes of the text
+            report(WARNING, "%s: Kong cannot be told of it", self.describe(), error=error)
+            return False
 
     cdef object describe(self):
         return (
@@ -230,10 +257,14 @@ cdef class Dispatcher:
         itself waits 60 s for an answer.
     :param pipelining: whether a PDK call without a result need not be waited for, where the
         protocol allows that.
+    :param on_error: what becomes of a request whose handler failed, where its plugin does not say:
+        ``closed`` ends it with a 500, ``open`` lets it through.
     """
 
-    def __init__(self, Runner runner not None, double event_timeout=60.0, bint pipelining=True):
+    def __init__(self, Runner runner not None, double event_timeout=60.0, bint pipelining=True,
+                 str on_error not None="closed"):
         self.runner = runner
+        self.on_error = on_error
         self.event_timeout = event_timeout
         self.pipelining = pipelining
         self.instances = {}
@@ -386,9 +417,7 @@ cdef class Dispatcher:
         event.last_step = monotonic()
         event.state = RUNNING
         if event.ended:
-            if event.ended_by is None:
-                return event.returned()
-            return event.fail(f"{event.describe()} raised {event.ended_by}")
+            return event.returned() if event.failure is None else event.fail(event.failure)
         return self.run(event, False)
 
     cdef int run(self, Event event, bint first) except -1:
