@@ -224,6 +224,35 @@ def add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
     )
     option("--on-error", choices=ON_ERROR, metavar="|".join(ON_ERROR), help="end a request with a "
            "500 when a handler fails, or let it through; a plugin may say otherwise")  # fmt: skip
+    parser.add_argument(
+        "--no-instance-store",
+        action="store_const",
+        const=True,
+        help="do not keep instances in a database beside the socket: after a restart, Kong has "
+        "to start them anew",
+    )
+    option(
+        "--instance-ttl",
+        metavar="SECONDS",
+        type=_SECONDS,
+        help="time without an event after which an instance is closed, to be started again when "
+        "it is used; 0: never",
+    )
+    option("--max-connections", metavar="N", type=_COUNT, help="most connections; others wait")
+    option("--max-events", metavar="N", type=_COUNT, help="most events under way; one more fails")
+    option(
+        "--max-instances",
+        metavar="N",
+        type=_COUNT,
+        help="most instances; for one more, the one used least recently is closed",
+    )
+    option(
+        "--max-unfinished",
+        metavar="BYTES",
+        type=_COUNT,
+        help="bytes of half-received messages of all connections; with more, the connection that "
+        "holds most is closed",
+    )
     _add_lua_style(parser)
     option("--log-level", metavar="LEVEL", choices=log.LEVELS, help="least level to log: "
            + ", ".join(log.LEVELS))  # fmt: skip

@@ -22,6 +22,7 @@ cdef class Instance:
     cdef object pdk                   # what makes the `kong` of an event
     cdef list handlers                # by phase number; None where the plugin has none
     cdef bint pipelined               # PDK calls without a result need not be waited for
+    cdef double last_used             # when its last event started, monotonic seconds
     cdef object on_error              # "open" or "closed"; None: as the dispatcher has it
 
 
@@ -87,6 +88,8 @@ cdef struct EventTable:
 cdef class Dispatcher:
     cdef dict instances
     cdef dict commands
+    cdef object find_missing          # gives an Instance that is not here, or None; or None
+    cdef readonly uint64_t max_events
     cdef EventTable events
     cdef Runner runner
     cdef readonly double event_timeout
@@ -97,6 +100,7 @@ cdef class Dispatcher:
     cdef int handle(self, Call call, Protocol protocol) except -1
     cdef int connection_lost(self, Protocol protocol) except -1
     cdef int handle_event(self, Call call, Protocol protocol) except -1
+    cdef object missing(self, int64_t id)
     cdef int handle_step(self, Call call, Protocol protocol) except -1
     cdef int run(self, Event event, bint first) except -1
     cdef int handle_command(self, Call call, Protocol protocol) except -1

@@ -25,8 +25,8 @@ from kongps.errors import KongpsError, PDKError
 
 cdef enum:
     FIRST_EVENTS = 64   # places of the event table at first; it doubles when half of it is taken
-    # Most events under way; each holds about 7 KB. Kong has at most one for each connection that
-    # its nginx workers serve (worker_connections, 16384 each by default in Kong).
+    # Most events under way, unless told otherwise; each holds about 7 KB. Kong has at most one for
+    # each connection that its nginx workers serve (worker_connections, 16384 each by default).
     MAX_EVENTS = 65536
 
 # What a Lua plugin's error ends in (kong/init.lua); the client sees the same from this server.
@@ -76,6 +76,7 @@ cdef class Instance:
         self.on_error = getattr(plugin, "on_error", None)
         self.handlers = [handlers.get(name) for name in PHASE_NAMES]
         self.close = handlers.get("close")
+        self.last_used = monotonic()
 
 
 cdef class Event:
@@ -259,12 +260,14 @@ cdef class Dispatcher:
         protocol allows that.
     :param on_error: what becomes of a request whose handler failed, where its plugin does not say:
         ``closed`` ends it with a 500, ``open`` lets it through.
+    :param max_events: most events under way; one more fails.
     """
 
     def __init__(self, Runner runner not None, double event_timeout=60.0, bint pipelining=True,
-                 str on_error not None="closed"):
+                 str on_error not None="closed", uint64_t max_events=MAX_EVENTS):
         self.runner = runner
         self.on_error = on_error
+        self.max_events = max_events
         self.event_timeout = event_timeout
         self.pipelining = pipelining
         self.instances = {}
@@ -315,9 +318,45 @@ cdef class Dispatcher:
             raise KongpsError(no_instance(id))
         return found
 
+    def on_missing_instance(self, handler):
+        """Has `handler` look for an instance that an event is for and that is not here.
+
+        :param handler: takes the id; adds the :class:`Instance` and returns it, or raises a
+            KongpsError when there is none.
+        """
+        self.find_missing = handler
+
     def all_instances(self):
         """:returns: a list of every :class:`Instance`."""
         return list(self.instances.values())
+
+    def idle_instances(self, double seconds):
+        """Those without an event under way, of which no event has started for some time.
+
+        :param seconds: how long.
+        :returns: a list of :class:`Instance`, the one first that was used least recently.
+        """
+        cdef double before = monotonic() - seconds
+        cdef Instance instance
+        cdef uint64_t place
+        cdef list idle = []
+        cdef set busy = set()
+        for instance in self.instances.values():
+            if instance.last_used <= before:
+                idle.append(instance)
+        if not idle:
+            return idle
+        for place in range(self.events.capacity):
+            if self.events.places[place] != NULL:
+                busy.add((<Event><object>self.events.places[place]).instance.id)
+        idle = [one for one in idle if one.id not in busy]
+        idle.sort(key=last_use)
+        return idle
+
+    @property
+    def live_instances(self):
+        """How many instances are here."""
+        return len(self.instances)
 
     @property
     def live_events(self):
@@ -386,13 +425,16 @@ cdef class Dispatcher:
         cdef Instance instance
         cdef Event event
         if found is None:
-            return protocol.answer_error(call.sequence, no_instance(call.target))
+            found = self.missing(call.target)
+            if found is None:
+                return protocol.answer_error(call.sequence, no_instance(call.target))
         instance = <Instance>found
         event = self.new_event(instance, call.phase)
+        instance.last_used = event.last_step
         event.protocol = protocol
         event.sequence = call.sequence
         self.handled += 1
-        if self.events.live > MAX_EVENTS:
+        if self.events.live > self.max_events:
             report(WARNING, "%s is not run: too many events wait for Kong", event.describe())
             return event.fail("too many events are under way")
         if instance.handlers[call.phase] is not None:
@@ -404,6 +446,18 @@ cdef class Dispatcher:
             call.sequence, event.id,
             f"plugin {instance.plugin.name} has no {phase_name(call.phase)} handler",
         )
+
+    cdef object missing(self, int64_t id):
+        """The instance with an id that none here has, or None."""
+        if self.find_missing is None:
+            return None
+        try:
+            return <Instance?>self.find_missing(id)
+        except KongpsError:
+            return None
+        except Exception as error:
+            report(ERROR, "instance %d cannot be looked for", id, error=error)
+            return None
 
     cdef int handle_step(self, Call call, Protocol protocol) except -1:
         cdef Event event = self.find_event(call.target)
@@ -505,6 +559,11 @@ cdef class Dispatcher:
         self.events.places = places
         self.events.capacity = capacity
         return 0
+
+
+def last_use(Instance instance not None):
+    """When an instance was last used."""
+    return instance.last_used
 
 
 cdef str no_instance(int64_t id):
