@@ -66,8 +66,8 @@ def test_an_exception_thrown_into_a_handler_that_waits(
     add(dispatcher, 2, thrower)
     first = wire.event(1)
     assert wire.event(2)["Data"] == "ret"
-    answer = wire.step(first, "GET")["Data"]
-    assert answer == "ret" if caught else answer["Method"] == FAILED
+    answer = wire.step(first, "GET")
+    assert answer["Data"] == "ret" if caught else wire.failure(answer)["Data"]["Method"] == FAILED
     assert dispatcher.live_events == 0
 
 
@@ -145,7 +145,10 @@ def test_a_handler_that_leaves_its_greenlet_is_answered_for(
 
     wire = dispatcher_with(dispatcher, handler)
     for _ in range(3):
-        assert wire.event(1)["Data"]["Method"] == FAILED
+        answer = wire.event(1)
+        if answer["Data"]["Method"] != FAILED:
+            answer = wire.failure(answer)
+        assert answer["Data"]["Method"] == FAILED
     assert dispatcher.live_events == 0
 
 
@@ -223,7 +226,7 @@ def test_logging_that_raises_changes_nothing(dispatcher: Dispatcher) -> None:
     raising = Raising()
     logging.getLogger("kongps").addFilter(raising)
     try:
-        assert wire.event(1)["Data"]["Method"] == FAILED
+        assert wire.failure(wire.event(1))["Data"]["Method"] == FAILED
         with pytest.raises(ProtocolError):
             Direct(dispatcher).session.receive_data(b"\xc1\xc1\xc1\xc1")
     finally:
@@ -553,4 +556,4 @@ def test_handler_exit_cannot_be_used_to_pass_without_an_answer(dispatcher: Dispa
         raise HandlerExit
 
     wire = dispatcher_with(dispatcher, handler)
-    assert wire.event(1)["Data"]["Method"] == FAILED
+    assert wire.failure(wire.event(1))["Data"]["Method"] == FAILED

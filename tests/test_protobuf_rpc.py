@@ -828,10 +828,11 @@ def test_a_handler_that_fails_ends_the_request_with_a_500(
 
     wire = protobuf_with(dispatcher, handler, phase)
     wire.begin(1, phase)
-    noted, exit = wire.waiting()
+    noted, told, exit = wire.waiting()
     assert noted is not None
+    assert told is not None
     assert exit is not None
-    assert exit.function == "kong.response.exit"
+    assert functions([told, exit]) == ["kong.log.err", "kong.response.exit"]
     assert exit.args == {
         "status": 500,
         "body": b'{"message":"An unexpected error occurred"}',
@@ -839,6 +840,8 @@ def test_a_handler_that_fails_ends_the_request_with_a_500(
     }
     assert b"secret" not in exit.message
     wire.answer(noted)
+    assert not wire.session.closing
+    wire.answer(told)
     assert wire.session.closing
     assert f"plugin one, {phase} handler, instance 1" in caplog.text
 
@@ -854,7 +857,7 @@ def test_a_handler_that_fails_where_no_exit_is_allowed_returns(
 
     wire = protobuf_with(dispatcher, handler, phase)
     for _ in range(3):
-        assert wire.event(1, phase) == []
+        assert functions(wire.event(1, phase)) == ["kong.log.err"]
     assert not wire.session.closing
     assert "ValueError: oh no" in caplog.text
 

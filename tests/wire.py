@@ -61,6 +61,11 @@ class Wire:
             argument["Data"] = value
         return self.call(method, argument)
 
+    def failure(self, answer: Any) -> Any:
+        """Logs, as Kong does, why a handler failed; gives what the server then asks for."""
+        assert answer["Data"]["Method"] == "kong.log.err", answer
+        return self.step(answer)
+
 
 class Direct(Wire):
     """A connection to a dispatcher, without a socket."""

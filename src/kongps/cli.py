@@ -19,6 +19,7 @@ from kongps import log, tools
 from kongps._version import __version__
 from kongps.errors import KongpsError, PluginError, ServerError, UsageError
 from kongps.settings import (
+    ON_ERROR,
     Settings,
     from_environment,
     parse_count,
@@ -223,6 +224,37 @@ def add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
         const=True,
         help="wait for Kong's answer to every PDK call, also to one without a result",
     )
+    option("--on-error", choices=ON_ERROR, metavar="|".join(ON_ERROR), help="end a request with a "
+           "500 when a handler fails, or let it through; a plugin may say otherwise")  # fmt: skip
+    parser.add_argument(
+        "--no-instance-store",
+        action="store_const",
+        const=True,
+        help="do not keep instances in a database beside the socket: after a restart, Kong has "
+        "to start them anew",
+    )
+    option(
+        "--instance-ttl",
+        metavar="SECONDS",
+        type=_SECONDS,
+        help="time without an event after which an instance is closed, to be started again when "
+        "it is used; 0: never",
+    )
+    option("--max-connections", metavar="N", type=_COUNT, help="most connections; others wait")
+    option("--max-events", metavar="N", type=_COUNT, help="most events under way; one more fails")
+    option(
+        "--max-instances",
+        metavar="N",
+        type=_COUNT,
+        help="most instances; for one more, the one used least recently is closed",
+    )
+    option(
+        "--max-unfinished",
+        metavar="BYTES",
+        type=_COUNT,
+        help="bytes of half-received messages of all connections; with more, the connection that "
+        "holds most is closed",
+    )
     _add_lua_style(parser)
     option("--log-level", metavar="LEVEL", choices=log.LEVELS, help="least level to log: "
            + ", ".join(log.LEVELS))  # fmt: skip
@@ -237,7 +269,9 @@ def settings_of(options: argparse.Namespace, **defaults: Any) -> Settings:
         if value is not None:
             chosen[name] = value
     settings = Settings(**chosen)
-    for name, allowed in (("log_level", log.LEVELS), ("log_format", log.FORMATS)):
+    for name, allowed in (
+        ("log_level", log.LEVELS), ("log_format", log.FORMATS), ("on_error", ON_ERROR)
+    ):  # fmt: skip
         if getattr(settings, name) not in allowed:
             raise UsageError(f"{name} must be one of {', '.join(allowed)}")
     return settings

@@ -16,7 +16,9 @@ In both, a handler is a method ``certificate``, ``rewrite``, ``access``, ``respo
 or ``log``, or in the first also with a capital letter, that takes the PDK. The version and the
 priority are attributes ``version``/``Version`` and ``priority``/``Priority`` of the module or the
 class. ``Schema``/``schema`` replaces the derived schema: a list of the fields of ``config``, or a
-whole schema. ``pipelining = False`` has every PDK call waited for. ``plugin_fields`` and ``entity_checks`` add to the derived one.
+whole schema. ``plugin_fields`` and ``entity_checks`` add to the derived one.
+``pipelining = False`` has every PDK call waited for, ``on_error = "open"`` lets requests through
+whose handler failed.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from kongps.core.phases import PHASE_NAMES
 from kongps.errors import PluginError
 from kongps.plugin import Plugin
 from kongps.schema import SchemaError, assemble, own_schema
+from kongps.settings import ON_ERROR
 
 __all__ = ["DEFAULT_VERSION", "EXPECTED", "find"]
 
@@ -288,6 +291,14 @@ def _pipelined(source: Source, value: Any) -> bool:
     raise source.error(f"its attribute pipelining is {_a(value)}; it must be True or False")
 
 
+def _on_error(source: Source, value: Any) -> Optional[str]:
+    if value is None or value in ON_ERROR:
+        return value  # type: ignore[no-any-return]
+    raise source.error(
+        f"its attribute on_error is {_a(value)}; it must be {' or '.join(map(repr, ON_ERROR))}"
+    )
+
+
 def _a(value: object) -> str:
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
@@ -318,6 +329,7 @@ def _config_plugin(source: Source, cls: type, *, lua_style: bool) -> Plugin:
         handlers=handlers,
         pdk="lua-style" if lua_style else "python-style",
         pipelined=_pipelined(source, _attribute(source, cls, ("pipelining",))),
+        on_error=_on_error(source, _attribute(source, cls, ("on_error",))),
         path=source.path,
         modified=source.modified,
     )
@@ -357,6 +369,7 @@ def _structure_plugin(
         make=make,
         handlers=handlers,
         pipelined=_pipelined(source, _attribute(source, cls, ("pipelining",), names)),
+        on_error=_on_error(source, _attribute(source, cls, ("on_error",), names)),
         path=source.path,
         modified=source.modified,
     )

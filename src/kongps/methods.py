@@ -6,8 +6,10 @@ returns what Kong gets, by the names that go-pluginserver gave the fields.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import resource
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, Callable
@@ -18,9 +20,11 @@ from kongps.core.dispatch import Dispatcher, Instance
 from kongps.core.msgpack import PackError, packb
 from kongps.core.report import report
 from kongps.errors import ConfigError, KongpsError
+from kongps.settings import MAX_INSTANCES
 
 if TYPE_CHECKING:
     from kongps.plugin import Plugin
+    from kongps.store import InstanceStore
 
 # Ids fit the positive int32 that ProtoBuf:1 has for them.
 HIGHEST_INSTANCE_ID = 2**31 - 1
@@ -33,7 +37,14 @@ class Methods:
     :param plugins: the plugins served, by name.
     :param directory: the plugins directory they come from, None for plugins from elsewhere.
     :param errors: why plugins of the directory could not be loaded, by name.
+    :param max_instances: most instances without an event under way; before one more starts, the
+        one that was used least recently is closed.
+    :param connections: tells how many connections are open.
+
+    :ivar store: where instances outlive their time in memory; None for nowhere.
     """
+
+    store: InstanceStore | None = None
 
     def __init__(
         self,
@@ -42,11 +53,15 @@ class Methods:
         *,
         directory: str | None = None,
         errors: dict[str, str] | None = None,
+        max_instances: int = MAX_INSTANCES,
+        connections: Callable[[], int] = int,
     ) -> None:
         self.dispatcher = dispatcher
         self.plugins = plugins
         self.directory = directory
         self.errors = errors or {}
+        self.max_instances = max_instances
+        self.connections = connections
         self.last_start: dict[str, float] = {}
         self.last_close: dict[str, float] = {}
         handlers: dict[str, Callable[[Any], Any]] = {
@@ -60,6 +75,7 @@ class Methods:
         }
         for method, handler in handlers.items():
             dispatcher.on_command(method, handler)
+        dispatcher.on_missing_instance(self._from_store)
 
     def set_plugin_dir(self, directory: Any) -> str:
         """Confirms the plugins directory; a peer cannot make the server load from another."""
@@ -90,7 +106,7 @@ class Methods:
         for instance in self.dispatcher.all_instances():
             instances.setdefault(instance.plugin.name, []).append(_status(instance))
         return {
-            "Pid": os.getpid(),
+            **self.numbers(),
             "Plugins": {
                 name: {
                     "Name": name,
@@ -102,8 +118,17 @@ class Methods:
                 }
                 for name, plugin in self.plugins.items()
             },
+        }
+
+    def numbers(self) -> dict[str, int]:
+        """What the server holds: live events, instances, connections; memory in bytes."""
+        return {
+            "Pid": os.getpid(),
             "Events": self.dispatcher.live_events,
             "EventsHandled": self.dispatcher.handled,
+            "Instances": self.dispatcher.live_instances,
+            "Connections": self.connections(),
+            "Memory": _resident(),
         }
 
     def start_instance(self, argument: Any) -> dict[str, Any]:
@@ -115,50 +140,123 @@ class Methods:
         """
         if not isinstance(argument, dict) or not isinstance(argument.get("Name"), str):
             raise KongpsError("StartInstance takes a map with the Name and Config of an instance")
-        name = argument["Name"]
+        name, text = argument["Name"], argument.get("Config")
+        instance = self._start(self._new_id(), name, text, time.time(), "started")
+        if self.store is not None and isinstance(text, (str, bytes)):
+            self.store.add(instance.id, name, _as_bytes(text), instance.started)
+        if name in self.plugins:
+            self.last_start[name] = instance.started
+        return _status(instance)
+
+    def _start(self, id: int, name: str, text: Any, started: float, how: str) -> Instance:
+        """Starts an instance, whatever comes of it, and adds it."""
         config: dict[str, Any] = {}
         handlers: dict[str, Callable[..., Any]] = {}
         failure: str | None = None
         raised: BaseException | None = None
         plugin: Any = self.plugins.get(name) or _MissingPlugin(name)
+        self._make_room()
         try:
             plugin = self._plugin(name)
-            config = _decode_config(argument.get("Config"))
+            config = _decode_config(text)
             handlers = plugin.new(config)
         except KongpsError as error:
             failure = str(error)
         except BaseException as error:  # whatever a plugin's constructor raises is its own
             failure, raised = f"its constructor raised {type(error).__name__}", error
-        id = self._new_id()
         shown = name if plugin is self.plugins.get(name) else repr(name)
         if failure is not None:
             failure = f"plugin {shown} did not start for instance {id}: {failure}"
-            report(logging.ERROR, "%s; its requests end with a 500", failure, error=raised)
+            report(logging.ERROR, "%s; its requests fail", failure, error=raised)
         else:
-            report(logging.INFO, "instance %d of plugin %s started", id, shown)
-        instance = Instance(id, plugin, _told(config), time.time(), handlers, failure)
+            report(logging.INFO, "instance %d of plugin %s %s", id, shown, how)
+        instance = Instance(id, plugin, _told(config), started, handlers, failure)
         self.dispatcher.add_instance(instance)
-        if name in self.plugins:
-            self.last_start[name] = instance.started
-        return _status(instance)
+        return instance
+
+    def _from_store(self, id: int) -> Instance:
+        """Starts an instance again that is not in memory, for an event.
+
+        :raises KongpsError: when it is not in the store either.
+        """
+        kept = self.store.find(id) if self.store is not None else None
+        if kept is None:
+            raise KongpsError(f"No plugin instance {id}")
+        return self._start(id, kept.plugin, kept.config, kept.started, "started again")
+
+    def _make_room(self) -> None:
+        """Closes the instance that was used least recently, when there are as many as may be."""
+        if self.dispatcher.live_instances < self.max_instances:
+            return
+        for instance in self.dispatcher.idle_instances(0.0)[:1]:
+            self._put_away(instance, f"there are {self.max_instances} instances, the most allowed")
+
+    def close_idle(self, seconds: float) -> None:
+        """Closes instances that were not used for some time and will be found in the store."""
+        if self.store is None or not self.store.working:
+            return
+        for instance in self.dispatcher.idle_instances(seconds):
+            if self.store.knows(instance.id):
+                self._put_away(instance, f"not used for {seconds:g} s")
+
+    def _put_away(self, instance: Instance, reason: str) -> None:
+        self.dispatcher.remove_instance(instance.id)
+        if self.store is not None:
+            self.store.touch([instance.id])
+        report(
+            logging.INFO, "instance %d of plugin %s closed until it is used: %s",
+            instance.id, instance.plugin.name, reason,
+        )  # fmt: skip
+        _close(instance)
+
+    def trim_store(self) -> None:
+        """Has the store forget what nobody has used for long."""
+        if self.store is not None:
+            self.store.touch([instance.id for instance in self.dispatcher.all_instances()])
+            self.store.trim()
 
     def instance_status(self, id: Any) -> dict[str, Any]:
         """What there is to know of an instance."""
-        return _status(self.dispatcher.instance(_instance_id(id)))
+        return _status(self._instance(_instance_id(id)))
 
     def close_instance(self, id: Any) -> dict[str, Any]:
         """Closes an instance; events of it that are under way go on to their end."""
-        instance = self.dispatcher.remove_instance(_instance_id(id))
+        instance = self._instance(_instance_id(id))
+        with contextlib.suppress(KongpsError):  # it is only in the store
+            self.dispatcher.remove_instance(instance.id)
+        if self.store is not None:
+            self.store.close_instance(instance.id)
         self.last_close[instance.plugin.name] = time.time()
         _close(instance)
         report(logging.INFO, "instance %d of plugin %s closed", instance.id, instance.plugin.name)
         return _status(instance)
 
     def close_all(self) -> None:
-        """Closes every instance, as the server does at its end."""
-        for instance in self.dispatcher.all_instances():
+        """Closes every instance, as the server does at its end. Those in the store stay there."""
+        instances = self.dispatcher.all_instances()
+        if self.store is not None:
+            self.store.touch([instance.id for instance in instances])
+            self.store.close()
+        for instance in instances:
             self.dispatcher.remove_instance(instance.id)
             _close(instance)
+
+    def _instance(self, id: int) -> Instance:
+        """An instance in memory, or one from the store as it was: not started.
+
+        :raises KongpsError: when there is none.
+        """
+        try:
+            return self.dispatcher.instance(id)
+        except KongpsError:
+            kept = self.store.find(id) if self.store is not None else None
+            if kept is None:
+                raise
+        config: dict[str, Any] = {}
+        with contextlib.suppress(ConfigError):
+            config = _told(_decode_config(kept.config))
+        plugin = self.plugins.get(kept.plugin) or _MissingPlugin(kept.plugin)
+        return Instance(id, plugin, config, kept.started, {}, None)
 
     def _plugin(self, name: Any) -> Plugin:
         if isinstance(name, str):
@@ -171,6 +269,8 @@ class Methods:
     def _new_id(self) -> int:
         while True:
             id = 1 + secrets.randbelow(HIGHEST_INSTANCE_ID)
+            if self.store is not None and self.store.knows(id):
+                continue
             try:
                 self.dispatcher.instance(id)
             except KongpsError:
@@ -190,12 +290,10 @@ def _decode_config(text: Any) -> dict[str, Any]:
     :raises ConfigError: when it is no JSON object. The text itself is never shown: it may hold
         secrets.
     """
-    if isinstance(text, str):
-        text = text.encode("utf-8", "surrogateescape")
-    if not isinstance(text, bytes):
+    if not isinstance(text, (str, bytes)):
         raise ConfigError("config", "expected JSON text")
     try:
-        config = msgspec.json.decode(text)
+        config = msgspec.json.decode(_as_bytes(text))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise ConfigError("config", "expected JSON text; this is not JSON") from None
     if config == [] or config is None:  # how Lua writes an empty table
@@ -203,6 +301,19 @@ def _decode_config(text: Any) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError("config", "expected a JSON object")
     return config
+
+
+def _as_bytes(text: str | bytes) -> bytes:
+    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds; 0 where that cannot be read."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _told(config: dict[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,8 @@ class Plugin:
     :ivar phases: the phases it has handlers for, in Kong's order.
     :ivar schema: the whole schema, ``{"name": …, "fields": […]}``, JSON values only.
     :ivar pipelined: whether PDK calls without a result need not be waited for, over ProtoBuf:1.
+    :ivar on_error: what becomes of a request whose handler failed: ``open`` lets it through,
+        ``closed`` ends it with a 500, None is as the server is told.
     :ivar path: the file it was loaded from; empty when it came from an object.
     :ivar modified: when that file was changed, in seconds since the epoch.
     :ivar loaded: when it was loaded, in seconds since the epoch.
@@ -74,6 +76,7 @@ class Plugin:
         "loaded",
         "modified",
         "name",
+        "on_error",
         "path",
         "phases",
         "pipelined",
@@ -93,6 +96,7 @@ class Plugin:
         handlers: Mapping[str, str],
         pdk: str = "typed",
         pipelined: bool = True,
+        on_error: Optional[str] = None,
         path: str = "",
         modified: float = 0.0,
     ) -> None:
@@ -108,6 +112,7 @@ class Plugin:
         self._handlers = dict(handlers)
         self._pdk = pdk
         self.pipelined = pipelined
+        self.on_error = on_error
 
     def __repr__(self) -> str:
         return f"<Plugin {self.name} {self.version} ({', '.join(self.phases)})>"

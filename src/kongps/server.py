@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
 from kongps._version import __version__
-from kongps.core.connection import serve
+from kongps.core.connection import Unfinished, serve
 from kongps.core.dispatch import Dispatcher
 from kongps.core.inline_runner import InlineRunner
 from kongps.core.loop import Loop
@@ -42,6 +42,9 @@ DRAIN_INTERVAL = 0.02
 # Seconds that a process gets to end, beyond the shutdown timeout, after it was told to by a signal:
 # a handler that never returns, or a thread of a plugin, must not keep it.
 STOP_GRACE = 2.0
+
+# Seconds between the times when the store of instances learns which are in use, and is trimmed.
+TRIM_INTERVAL = 3600.0
 
 
 def make_dispatcher(plugins: dict[str, Plugin], **options: Any) -> Dispatcher:
@@ -180,11 +183,14 @@ class Server:
     def __init__(self, settings: Settings, plugins: dict[str, Plugin] | None = None) -> None:
         self._parent = os.getppid()
         self.settings = settings
-        self.loop = Loop()
+        self.loop = Loop(settings.max_connections)
+        self._unfinished = Unfinished(settings.max_unfinished)
         self.dispatcher = Dispatcher(
             InlineRunner(),
             event_timeout=settings.event_timeout,
             pipelining=not settings.no_pipelining,
+            on_error=settings.on_error,
+            max_events=settings.max_events,
         )
         errors: dict[str, str] = {}
         if plugins is None:
@@ -200,7 +206,12 @@ class Server:
         self.plugins = plugins
         _prepare(plugins)
         self.methods = Methods(
-            self.dispatcher, plugins, directory=settings.plugins_directory or None, errors=errors
+            self.dispatcher,
+            plugins,
+            directory=settings.plugins_directory or None,
+            errors=errors,
+            max_instances=settings.max_instances,
+            connections=lambda: self.loop.streams,
         )
         # The socket files that are ours: path, and device and inode.
         self._sockets: dict[str, tuple[int, int]] = {}
@@ -214,6 +225,7 @@ class Server:
         :raises ServerError: when the path cannot be used, or a live server listens there.
         """
         self._open(self.settings.socket)
+        self._open_store()
         if self.settings.second_socket:
             try:
                 self._open(self.settings.second_socket)
@@ -225,16 +237,29 @@ class Server:
         listening = open_socket(path, settings.socket_mode, settings.listen_queue_size)
         made = os.stat(path)
         self._sockets[path] = (made.st_dev, made.st_ino)
-        serve(self.loop, listening, self.dispatcher)
+        serve(self.loop, listening, self.dispatcher, self._unfinished)
+
+    def _open_store(self) -> None:
+        """Opens the store of instances: of the server whose socket it stands beside, no other's."""
+        if self.settings.no_instance_store:
+            return
+        try:
+            from kongps.store import InstanceStore, store_path
+        except ImportError as error:  # a Python built without SQLite
+            logger.warning("instances are not kept for a restart: %s", error)
+            return
+        self.methods.store = InstanceStore(store_path(self.settings.socket))
 
     def run(self) -> None:
         """Serves until told to stop: by SIGTERM, SIGINT, ``stop`` or the parent's end.
 
-        On the main thread it takes over the two signals while it runs.
+        On the main thread it takes over the two signals while it runs, and SIGUSR1, which has it
+        log what it holds.
         """
         if not self._sockets:
             self.open()
         self.loop.call_every(WATCH_INTERVAL, self._watch)
+        self.loop.call_every(TRIM_INTERVAL, self.methods.trim_store)
         restore = self._take_signals()
         logger.info(
             "kongps %s serves %s on %s (pid %d)",
@@ -272,6 +297,9 @@ class Server:
             number: signal.signal(number, lambda *_: self._signalled())
             for number in (signal.SIGTERM, signal.SIGINT)
         }
+        old[signal.SIGUSR1] = signal.signal(
+            signal.SIGUSR1, lambda *_: self.loop.call_soon_threadsafe(self._tell_numbers)
+        )
 
         def forked() -> None:
             restore()
@@ -286,6 +314,13 @@ class Server:
                 signal.signal(number, handler)
 
         return restore
+
+    def _tell_numbers(self) -> None:
+        logger.info(
+            "%(Events)d live events, %(Instances)d instances, %(Connections)d connections, "
+            "%(EventsHandled)d events handled, %(Memory)d bytes of memory, pid %(Pid)d",
+            self.methods.numbers(),
+        )
 
     def _begin_stop(self) -> None:
         if self._stop_at is not None:
@@ -307,6 +342,8 @@ class Server:
 
     def _watch(self) -> None:
         self.dispatcher.abandon_idle_events()
+        if self.settings.instance_ttl:
+            self.methods.close_idle(self.settings.instance_ttl)
         self._watch_sockets()
         if self.settings.parent_watch and self._stop_at is None and os.getppid() != self._parent:
             logger.info("the process that started this server is gone")

@@ -12,6 +12,23 @@ from kongps.errors import UsageError
 # Prefix of the environment variables; the rest is the setting's name in capitals.
 ENVIRONMENT_PREFIX = "KONGPS_"
 
+# Seconds without an event after which an instance is closed, to come back from the store.
+INSTANCE_TTL = 600.0
+
+# Most connections, and most events under way. Kong has one of each for every request in its hands;
+# its nginx workers take 16384 each by default. An event holds about 7 KB.
+MAX_CONNECTIONS = 65536
+MAX_EVENTS = 65536
+
+# Most instances. Each nginx worker starts one for each configuration, and leaves it when it ends.
+MAX_INSTANCES = 65536
+
+# Bytes of messages that have not come whole, of all connections together: four of the largest.
+MAX_UNFINISHED = 268435456
+
+# What may become of a request whose handler failed: it ends with a 500, or goes on.
+ON_ERROR = ("closed", "open")
+
 
 @dataclass
 class Settings:
@@ -30,6 +47,19 @@ class Settings:
         kong-python-pdk's layout; otherwise they return ``(value, err)``.
     :ivar no_pipelining: whether every PDK call waits for Kong's answer, also one without a result
         over ProtoBuf:1.
+    :ivar on_error: what becomes of a request whose handler failed, one of ``ON_ERROR``; a plugin
+        may say otherwise for itself.
+    :ivar no_instance_store: whether instances are forgotten with the server's end.
+    :ivar instance_ttl: seconds without an event after which an instance is closed and comes back
+        from the store; 0 for never.
+    :ivar max_connections: most connections; others wait.
+    :ivar max_events: most events under way; one more fails.
+    :ivar max_instances: most instances without an event under way; for one more, the one that was
+        used least recently is closed.
+    :ivar max_unfinished: bytes of messages that have not come whole, of all connections together;
+        with more, the connection that holds most of them is closed.
+    :ivar allow_unsafe_plugins: whether plugins are loaded that others than root and the server's
+        user may write.
     :ivar log_level: least level logged.
     :ivar log_format: ``text`` or ``json``.
     """
@@ -44,6 +74,14 @@ class Settings:
     parent_watch: bool = False
     no_lua_style: bool = False
     no_pipelining: bool = False
+    on_error: str = "closed"
+    no_instance_store: bool = False
+    instance_ttl: float = INSTANCE_TTL
+    max_connections: int = MAX_CONNECTIONS
+    max_events: int = MAX_EVENTS
+    max_instances: int = MAX_INSTANCES
+    max_unfinished: int = MAX_UNFINISHED
+    allow_unsafe_plugins: bool = False
     log_level: str = "info"
     log_format: str = "text"
 
@@ -102,6 +140,13 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "parent_watch": parse_switch,
     "no_lua_style": parse_switch,
     "no_pipelining": parse_switch,
+    "no_instance_store": parse_switch,
+    "instance_ttl": parse_seconds,
+    "max_connections": parse_count,
+    "max_events": parse_count,
+    "max_instances": parse_count,
+    "max_unfinished": parse_count,
+    "allow_unsafe_plugins": parse_switch,
 }
 
 

@@ -11,17 +11,39 @@ from kongps.core.report import report
 from kongps.errors import ProtocolError
 
 
+cdef enum:
+    # Bytes of unfinished messages that all connections together may hold, unless told otherwise:
+    # four of the largest.
+    MAX_UNFINISHED = 268435456
+
+
+cdef class Unfinished:
+    """What all connections together hold of messages that have not come whole.
+
+    :param most: bytes that they may hold.
+    """
+    cdef size_t held
+    cdef size_t most
+
+    def __init__(self, size_t most=MAX_UNFINISHED):
+        self.most = most
+
+
 cdef class Connection(Stream):
     """One connection from Kong.
 
     :param dispatcher: whom its calls are for.
+    :param unfinished: what it and others may hold together.
     """
     cdef Session session
     cdef Buffer nothing   # stands for the outbox until the protocol is known
+    cdef Unfinished unfinished
+    cdef size_t held      # its part of `unfinished`
 
-    def __init__(self, Dispatcher dispatcher not None):
+    def __init__(self, Dispatcher dispatcher not None, Unfinished unfinished not None):
         self.session = Session(dispatcher)
         self.outbox = &self.nothing
+        self.unfinished = unfinished
 
     cdef int received(self, const char* data, size_t size) except -1:
         try:
@@ -33,6 +55,27 @@ cdef class Connection(Stream):
         self.outbox = &self.session.protocol.outbox
         return self.sent()
 
+    cdef int count(self) except -1:
+        """Counts what is left of the bytes that came; with too many, who holds most is closed."""
+        cdef size_t held = 0
+        cdef Connection most = self
+        if self.fd >= 0:
+            held = buffer_size(&self.session.protocol.inbox)
+        if held == self.held:
+            return 0
+        self.unfinished.held += held - self.held
+        self.held = held
+        if self.unfinished.held <= self.unfinished.most:
+            return 0
+        for one in self.loop.watched:
+            if isinstance(one, Connection) and (<Connection>one).held > most.held:
+                most = <Connection>one
+        report(
+            WARNING, "closing a connection that holds %d bytes of a message that has not come "
+            "whole: all together hold more than %d", most.held, self.unfinished.most,
+        )
+        return most.close()
+
     cdef int sent(self) except -1:
         cdef bint more = True
         try:
@@ -43,7 +86,7 @@ cdef class Connection(Stream):
             return self.refuse(error)
         if self.session.protocol.closing and buffer_size(self.outbox) == 0:
             return self.close()
-        return 0
+        return self.count()
 
     cdef int refuse(self, object error) except -1:
         report(WARNING, "closing a connection: %s", error)
@@ -51,15 +94,20 @@ cdef class Connection(Stream):
         return self.close()
 
     cdef int lost(self) except -1:
+        self.unfinished.held -= self.held
+        self.held = 0
         return self.session.lost()
 
 
-def serve(Loop loop not None, listening, Dispatcher dispatcher not None):
+def serve(Loop loop not None, listening, Dispatcher dispatcher not None,
+          Unfinished unfinished=None):
     """Serves Kong on a listening socket.
 
     :param loop: the loop that does it.
     :param listening: a ``socket.socket``, bound and listening.
     :param dispatcher: whom the calls are for.
+    :param unfinished: what its connections, and others, may hold of unfinished messages.
     :returns: the listener.
     """
-    return loop.listen(listening, lambda _: Connection(dispatcher))
+    cdef Unfinished shared = Unfinished() if unfinished is None else unfinished
+    return loop.listen(listening, lambda _: Connection(dispatcher, shared))

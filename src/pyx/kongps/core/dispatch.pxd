@@ -23,6 +23,8 @@ cdef class Instance:
     cdef bint plain_pdk               # which is a class of namespaces and nothing more
     cdef list handlers                # by phase number; None where the plugin has none
     cdef bint pipelined               # PDK calls without a result need not be waited for
+    cdef double last_used             # when its last event started, monotonic seconds
+    cdef object on_error              # "open" or "closed"; None: as the dispatcher has it
 
 
 cdef class Told:
@@ -56,9 +58,11 @@ cdef class Event:
     # What Kong's last step brought.
     cdef object value
     cdef bint failed
-    # How the handler ended while Kong was asked, as when something raised into its greenlet.
+    # The handler has ended, but Kong was asked for something and answers that first. `failure`:
+    # why the handler failed, None when it returned.
     cdef bint ended
-    cdef object ended_by
+    cdef str failure
+    cdef str untold                   # what Kong is still to log of that
     # What Kong answered to functions that are asked once, and the setters that may change it.
     cdef Told told
     cdef uint64_t told_changed_by
@@ -70,6 +74,7 @@ cdef class Event:
     cdef int returned(self) except -1
     cdef int raised(self, object error) except -1
     cdef int fail(self, str reason) except -1
+    cdef bint tell(self) except -1
     cdef bint too_late(self) except -1
     cdef object make_pdk(self)
     cdef object describe(self)
@@ -95,15 +100,19 @@ cdef struct EventTable:
 cdef class Dispatcher:
     cdef dict instances
     cdef dict commands
+    cdef object find_missing          # gives an Instance that is not here, or None; or None
+    cdef readonly uint64_t max_events
     cdef EventTable events
     cdef Runner runner
     cdef readonly double event_timeout
     cdef readonly bint pipelining
+    cdef readonly str on_error
     cdef readonly uint64_t handled     # events started since the server started
 
     cdef int handle(self, Call call, Protocol protocol) except -1
     cdef int connection_lost(self, Protocol protocol) except -1
     cdef int handle_event(self, Call call, Protocol protocol) except -1
+    cdef object missing(self, int64_t id)
     cdef int handle_step(self, Call call, Protocol protocol) except -1
     cdef int run(self, Event event, bint first) except -1
     cdef int handle_command(self, Call call, Protocol protocol) except -1

@@ -23,7 +23,7 @@ from kongps.core.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Call,
 from kongps.core.body_file import BodyFile
 from kongps.core.msgpack import PackError
 from kongps.core.phases import PHASE_NAMES
-from kongps.core.report import report
+from kongps.core.report import report, told_of
 from kongps.errors import KongpsError, PDKError
 
 cdef extern from "<time.h>" nogil:
@@ -31,8 +31,8 @@ cdef extern from "<time.h>" nogil:
 
 cdef enum:
     FIRST_EVENTS = 64   # places of the event table at first; it doubles when half of it is taken
-    # Most events under way; each holds about 7 KB. Kong has at most one for each connection that
-    # its nginx workers serve (worker_connections, 16384 each by default in Kong).
+    # Most events under way, unless told otherwise; each holds about 7 KB. Kong has at most one for
+    # each connection that its nginx workers serve (worker_connections, 16384 each by default).
     MAX_EVENTS = 65536
 
 # What a Lua plugin's error ends in (kong/init.lua); the client sees the same from this server.
@@ -41,6 +41,7 @@ cdef Function EXIT = Function(
     "kong.response.exit", phases=("rewrite", "access", "response", "preread"), since="2.0",
     terminal=True,
 )
+cdef Function LOG_ERR = Function("kong.log.err", phases=PHASE_NAMES, since="2.0")
 
 
 class HandlerExit(BaseException):
@@ -79,8 +80,10 @@ cdef class Instance:
         self.pdk = getattr(plugin, "kong", None)
         self.plain_pdk = is_plain(self.pdk)
         self.pipelined = getattr(plugin, "pipelined", True)
+        self.on_error = getattr(plugin, "on_error", None)
         self.handlers = [handlers.get(name) for name in PHASE_NAMES]
         self.close = handlers.get("close")
+        self.last_used = monotonic()
 
 
 cdef class Told:
@@ -198,6 +201,7 @@ cdef class Event:
 
     cdef int raised(self, object error) except -1:
         """The handler has raised `error`: the request ends with a 500 where it still can."""
+        cdef str reason
         if self.state == OVER:
             if not isinstance(error, HandlerExit):
                 report(
@@ -206,11 +210,13 @@ cdef class Event:
                 )
             return 0
         report(ERROR, "%s raised %s", self.describe(), type(error).__name__, error=error)
+        reason = f"{self.describe()} raised {type(error).__name__}"
+        self.untold = told_of(reason, error)
         if self.state == WAITING:
             self.ended = True
-            self.ended_by = type(error).__name__
+            self.failure = reason
             return 0
-        return self.fail(f"{self.describe()} raised {type(error).__name__}")
+        return self.fail(reason)
 
     cdef int fail(self, str reason) except -1:
         """Answers for a handler that cannot be run or has failed.
@@ -219,11 +225,18 @@ cdef class Event:
         """
         if self.state == OVER or self.too_late():
             return 0
+        if self.untold is not None and self.tell():
+            self.ended = True
+            self.failure = reason
+            self.state = WAITING
+            return 0
         self.dispatcher.forget_event(self)
-        if EXIT.phase_bits & (1 << self.phase):
-            self.protocol.answer_pdk_call(self.sequence, self.id, EXIT, UNEXPECTED, False)
-        else:
+        if not EXIT.phase_bits & (1 << self.phase):
             self.protocol.answer_failure(self.sequence, self.id, reason)
+        elif (self.instance.on_error or self.dispatcher.on_error) == "open":
+            self.protocol.answer_return(self.sequence, self.id)
+        else:
+            self.protocol.answer_pdk_call(self.sequence, self.id, EXIT, UNEXPECTED, False)
         return 0
 
     cdef object make_pdk(self):
@@ -231,6 +244,21 @@ cdef class Event:
         if self.instance.plain_pdk:
             return bind(self.instance.pdk, self)
         return self.instance.pdk(self)
+
+    cdef bint tell(self) except -1:
+        """Has Kong log why the handler failed; returns whether its answer comes as a step."""
+        cdef str text = self.untold
+        self.untold = None
+        if self.protocol.logs_failures and not EXIT.phase_bits & (1 << self.phase):
+            return False
+        try:
+            return self.protocol.answer_pdk_call(
+                self.sequence, self.id, LOG_ERR, (text,),
+                self.dispatcher.pipelining and self.instance.pipelined,
+            )
+        except Exception as error:  # the request is answered for, whatever becomes of the text
+            report(WARNING, "%s: Kong cannot be told of it", self.describe(), error=error)
+            return False
 
     cdef object describe(self):
         return (
@@ -271,10 +299,16 @@ cdef class Dispatcher:
         itself waits 60 s for an answer.
     :param pipelining: whether a PDK call without a result need not be waited for, where the
         protocol allows that.
+    :param on_error: what becomes of a request whose handler failed, where its plugin does not say:
+        ``closed`` ends it with a 500, ``open`` lets it through.
+    :param max_events: most events under way; one more fails.
     """
 
-    def __init__(self, Runner runner not None, double event_timeout=60.0, bint pipelining=True):
+    def __init__(self, Runner runner not None, double event_timeout=60.0, bint pipelining=True,
+                 str on_error not None="closed", uint64_t max_events=MAX_EVENTS):
         self.runner = runner
+        self.on_error = on_error
+        self.max_events = max_events
         self.event_timeout = event_timeout
         self.pipelining = pipelining
         self.instances = {}
@@ -325,9 +359,45 @@ cdef class Dispatcher:
             raise KongpsError(no_instance(id))
         return found
 
+    def on_missing_instance(self, handler):
+        """Has `handler` look for an instance that an event is for and that is not here.
+
+        :param handler: takes the id; adds the :class:`Instance` and returns it, or raises a
+            KongpsError when there is none.
+        """
+        self.find_missing = handler
+
     def all_instances(self):
         """:returns: a list of every :class:`Instance`."""
         return list(self.instances.values())
+
+    def idle_instances(self, double seconds):
+        """Those without an event under way, of which no event has started for some time.
+
+        :param seconds: how long.
+        :returns: a list of :class:`Instance`, the one first that was used least recently.
+        """
+        cdef double before = monotonic() - seconds
+        cdef Instance instance
+        cdef uint64_t place
+        cdef list idle = []
+        cdef set busy = set()
+        for instance in self.instances.values():
+            if instance.last_used <= before:
+                idle.append(instance)
+        if not idle:
+            return idle
+        for place in range(self.events.capacity):
+            if self.events.places[place] != NULL:
+                busy.add((<Event><object>self.events.places[place]).instance.id)
+        idle = [one for one in idle if one.id not in busy]
+        idle.sort(key=last_use)
+        return idle
+
+    @property
+    def live_instances(self):
+        """How many instances are here."""
+        return len(self.instances)
 
     @property
     def live_events(self):
@@ -396,13 +466,16 @@ cdef class Dispatcher:
         cdef Instance instance
         cdef Event event
         if found is None:
-            return protocol.answer_error(call.sequence, no_instance(call.target))
+            found = self.missing(call.target)
+            if found is None:
+                return protocol.answer_error(call.sequence, no_instance(call.target))
         instance = <Instance>found
         event = self.new_event(instance, call.phase)
+        instance.last_used = event.last_step
         event.protocol = protocol
         event.sequence = call.sequence
         self.handled += 1
-        if self.events.live > MAX_EVENTS:
+        if self.events.live > self.max_events:
             report(WARNING, "%s is not run: too many events wait for Kong", event.describe())
             return event.fail("too many events are under way")
         if instance.handlers[call.phase] is not None:
@@ -414,6 +487,18 @@ cdef class Dispatcher:
             call.sequence, event.id,
             f"plugin {instance.plugin.name} has no {phase_name(call.phase)} handler",
         )
+
+    cdef object missing(self, int64_t id):
+        """The instance with an id that none here has, or None."""
+        if self.find_missing is None:
+            return None
+        try:
+            return <Instance?>self.find_missing(id)
+        except KongpsError:
+            return None
+        except Exception as error:
+            report(ERROR, "instance %d cannot be looked for", id, error=error)
+            return None
 
     cdef int handle_step(self, Call call, Protocol protocol) except -1:
         cdef Event event = self.find_event(call.target)
@@ -427,9 +512,7 @@ cdef class Dispatcher:
         event.last_step = monotonic()
         event.state = RUNNING
         if event.ended:
-            if event.ended_by is None:
-                return event.returned()
-            return event.fail(f"{event.describe()} raised {event.ended_by}")
+            return event.returned() if event.failure is None else event.fail(event.failure)
         return self.run(event, False)
 
     cdef int run(self, Event event, bint first) except -1:
@@ -517,6 +600,11 @@ cdef class Dispatcher:
         self.events.places = places
         self.events.capacity = capacity
         return 0
+
+
+def last_use(Instance instance not None):
+    """When an instance was last used."""
+    return instance.last_used
 
 
 cdef str no_instance(int64_t id):

@@ -39,6 +39,7 @@ cdef class Listener(Watched):
     cdef double told_at           # when the log was last told that no connection can be taken
 
     cdef int tell_of(self, int error) except -1
+    cdef int pause(self, int error) except -1
 
 
 cdef class Waker(Watched):
@@ -62,6 +63,8 @@ cdef class Loop:
     cdef object calls             # collections.deque, filled by other threads too
     cdef Waker waker
     cdef bint stopping
+    cdef readonly Py_ssize_t streams      # connections that are open
+    cdef readonly Py_ssize_t max_streams
 
     cdef int timeout(self) except -2
     cdef int run_timers(self) except -1

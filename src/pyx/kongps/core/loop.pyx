@@ -56,6 +56,10 @@ cdef enum:
     EVENTS_AT_ONCE = 256          # file descriptors that one wake-up takes in hand
     ACCEPTS_AT_ONCE = 64          # connections taken before others get their turn
     RECEIVE_SIZE = 262144         # most bytes of one connection before others get their turn
+    NO_ERROR = 0                  # of accepting, where the limit is our own
+    # Most connections, unless told otherwise. Kong has one for each request in its hands, and some
+    # in its pool.
+    MAX_STREAMS = 65536
 
 # Seconds without accepting after the process ran out of file descriptors or memory.
 ACCEPT_PAUSE = 0.1
@@ -180,6 +184,7 @@ cdef class Stream(Watched):
 
     cdef int close(self) except -1:
         if self.fd >= 0:
+            self.loop.streams -= 1
             Watched.close(self)
             self.lost()
         return 0
@@ -202,16 +207,22 @@ cdef class Listener(Watched):
     cdef int ready(self, unsigned int events) except -1:
         cdef int count, fd
         for count in range(ACCEPTS_AT_ONCE):
+            if self.loop.streams >= self.loop.max_streams:
+                return self.pause(NO_ERROR)
             fd = accept4(self.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
                 self.take(fd)
             elif errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
-                self.watch(0)
-                self.tell_of(errno)
-                self.loop.call_later(ACCEPT_PAUSE, self.accept_again)
-                return 0
+                return self.pause(errno)
             elif errno != EINTR and errno != ECONNABORTED:
                 return 0
+        return 0
+
+    cdef int pause(self, int error) except -1:
+        """Accepts no more for a moment; those who connect wait."""
+        self.watch(0)
+        self.tell_of(error)
+        self.loop.call_later(ACCEPT_PAUSE, self.accept_again)
         return 0
 
     cdef int tell_of(self, int error) except -1:
@@ -219,7 +230,12 @@ cdef class Listener(Watched):
         if now - self.told_at < ACCEPT_LOG_INTERVAL:
             return 0
         self.told_at = now
-        if error == EMFILE:
+        if error == NO_ERROR:
+            report(
+                ERROR, "connections have to wait: %d are open, and --max-connections allows no more",
+                self.loop.streams,
+            )
+        elif error == EMFILE:
             report(
                 ERROR,
                 "connections have to wait: this process may open no more files; raise its limit "
@@ -244,6 +260,7 @@ cdef class Listener(Watched):
         if stream is not None:
             stream.loop = self.loop
             stream.fd = fd
+            self.loop.streams += 1
             self.loop.watched.add(stream)
             try:
                 stream.watch(EPOLLIN)
@@ -314,6 +331,8 @@ cdef class Loop:
 
     Only ``call_soon_threadsafe`` and ``stop`` may be called from other threads or from signal
     handlers.
+
+    :param max_streams: most connections open; others wait to be accepted.
     """
 
     def __cinit__(self):
@@ -322,7 +341,8 @@ cdef class Loop:
         if self.receive_buffer == NULL:
             raise MemoryError
 
-    def __init__(self):
+    def __init__(self, Py_ssize_t max_streams=MAX_STREAMS):
+        self.max_streams = max_streams
         self.watched = set()
         self.closed_now = []
         self.timers = []
@@ -343,12 +363,6 @@ cdef class Loop:
     def wakeup_fd(self):
         """The file descriptor for ``signal.set_wakeup_fd``."""
         return self.waker.write_fd
-
-    @property
-    def streams(self):
-        """How many connections are open."""
-        cdef object one
-        return sum(1 for one in self.watched if isinstance(one, Stream))
 
     def listen(self, listening, accept_stream):
         """Takes connections of a listening socket.
@@ -415,6 +429,7 @@ cdef class Loop:
         close_fd(self.waker.write_fd)
         self.waker.fd = self.waker.write_fd = -1
         self.watched.clear()
+        self.streams = 0
 
     def call_soon_threadsafe(self, callback):
         """Calls `callback` on the loop's thread at its next turn. From any thread."""

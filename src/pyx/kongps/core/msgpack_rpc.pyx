@@ -49,6 +49,7 @@ cdef class MsgPackRPC(Protocol):
 
     def __cinit__(self):
         self.name = "MsgPack:1"
+        self.logs_failures = True
 
     cdef bint next_call(self, Call call) except -1:
         cdef Reader reader

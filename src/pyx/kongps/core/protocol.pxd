@@ -29,6 +29,7 @@ cdef class Protocol:
     cdef Buffer outbox
     cdef readonly str name
     cdef readonly bint closing    # to be closed when what is in the outbox has been sent
+    cdef bint logs_failures       # Kong logs the text of an `answer_failure`
     cdef int64_t event            # the event that the connection belongs to; 0 for none
 
     cdef int receive(self, const char* data, size_t size) except -1

@@ -1,0 +1,274 @@
+"""Instances on disk, so that an id that Kong holds outlives the server's memory of it.
+
+Kong 2.4 to 2.8 over ProtoBuf:1 never starts an instance again, and 3.9 asks for one that is gone
+without end. So every instance's id, plugin and configuration are kept in a small database beside
+the socket. Configurations hold secrets: the database is for the server's user alone, and nothing
+of one gets into a log line or an error. What goes wrong with the database never reaches Kong: it
+is made anew, or the server goes on without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Callable, TypeVar
+
+from kongps.core.report import report
+
+__all__ = ["InstanceStore", "StoredInstance", "store_path"]
+
+_T = TypeVar("_T")
+
+# Changes when the tables do; a store of another version is made anew.
+VERSION = 1
+
+# Seconds without use after which an instance is forgotten: the Kong that held its id is gone.
+MAX_AGE = 7 * 24 * 3600.0
+
+# Most instances kept; those unused for longest are forgotten first.
+MAX_STORED = 100_000
+
+# Largest configuration kept, in bytes.
+MAX_CONFIG_SIZE = 1 << 20
+
+# Seconds that another process, the server before this one, may hold the database.
+LOCK_TIMEOUT = 2.0
+
+# Rollback journal, not WAL: a child process that a plugin forks may close its copy unharmed. What
+# has been written survives the end of the process; the end of the machine ends Kong too.
+_SETTINGS = (
+    "PRAGMA journal_mode = TRUNCATE",
+    "PRAGMA synchronous = OFF",
+    "PRAGMA secure_delete = ON",
+)
+
+# A closed instance keeps its row, without configuration, so that its id is not given out again.
+_TABLE = """
+CREATE TABLE instances (
+    id INTEGER PRIMARY KEY,
+    plugin TEXT NOT NULL,
+    config BLOB,
+    started REAL NOT NULL,
+    last_used REAL NOT NULL
+)
+"""
+
+
+@dataclass(frozen=True)
+class StoredInstance:
+    """An instance as it was started; its configuration does not show in ``repr``.
+
+    :ivar config: JSON text, as Kong sent it.
+    """
+
+    id: int
+    plugin: str
+    config: bytes
+    started: float
+
+    def __repr__(self) -> str:
+        return f"<StoredInstance {self.id} of {self.plugin}>"
+
+
+def store_path(socket: str) -> str:
+    """The database of the server on a socket: in a directory of its own beside it."""
+    return os.path.join(f"{socket}.d", "instances.sqlite")
+
+
+class InstanceStore:
+    """The database. No method raises; a store that does not work any more forgets everything.
+
+    :param path: the file; its directory is made for it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._database: sqlite3.Connection | None = None
+        try:
+            self._open()
+        except (OSError, sqlite3.Error, _Foreign) as error:
+            self._mend(error)
+        self.trim()
+
+    @property
+    def working(self) -> bool:
+        """Whether instances are kept."""
+        return self._database is not None
+
+    def add(self, id: int, plugin: str, config: bytes, started: float) -> bool:
+        """Keeps an instance; returns whether it is kept."""
+        if len(config) > MAX_CONFIG_SIZE:
+            report(
+                logging.WARNING,
+                "instance %d of plugin %s is not kept for a restart: its configuration is larger "
+                "than %d bytes", id, plugin, MAX_CONFIG_SIZE,
+            )  # fmt: skip
+            return False
+        done = self._run(
+            "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?)",
+            (id, _text(plugin), config, started, time.time()),
+        )
+        return done is not None
+
+    def find(self, id: int) -> StoredInstance | None:
+        """The instance with an id, if it is kept and not closed."""
+        rows = self._run(
+            "SELECT plugin, config, started FROM instances WHERE id = ? AND config IS NOT NULL",
+            (id,),
+        )
+        if not rows:
+            return None
+        plugin, config, started = rows[0]
+        return StoredInstance(id, plugin, bytes(config), started)
+
+    def knows(self, id: int) -> bool:
+        """Whether an id was given out, as far as is remembered."""
+        return bool(self._run("SELECT 1 FROM instances WHERE id = ?", (id,)))
+
+    def close_instance(self, id: int) -> None:
+        """Forgets the configuration of an instance that Kong has closed."""
+        self._run(
+            "UPDATE instances SET config = NULL, last_used = ? WHERE id = ?", (time.time(), id)
+        )
+
+    def touch(self, ids: Iterable[int]) -> None:
+        """Says that instances are in use."""
+        now = time.time()
+        self._run_many("UPDATE instances SET last_used = ? WHERE id = ?", [(now, id) for id in ids])
+
+    def trim(self) -> None:
+        """Forgets instances that were not used for long, and those over the count."""
+        self._run("DELETE FROM instances WHERE last_used < ?", (time.time() - MAX_AGE,))
+        self._run(
+            "DELETE FROM instances WHERE id IN (SELECT id FROM instances "
+            "ORDER BY config IS NULL, last_used DESC LIMIT -1 OFFSET ?)",
+            (MAX_STORED,),
+        )
+
+    def close(self) -> None:
+        """Closes the database; what is in it stays."""
+        database, self._database = self._database, None
+        if database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                database.close()
+
+    # --- what may go wrong -----------------------------------------------------------------------
+
+    def _run(self, statement: str, values: tuple[Any, ...]) -> list[Any] | None:
+        return self._guarded(lambda database: database.execute(statement, values).fetchall())
+
+    def _run_many(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        def run(database: sqlite3.Connection) -> None:
+            database.execute("BEGIN")
+            try:
+                database.executemany(statement, rows)
+            finally:
+                database.execute("COMMIT")
+
+        self._guarded(run)
+
+    def _guarded(self, work: Callable[[sqlite3.Connection], _T]) -> _T | None:
+        for _ in range(2):
+            if self._database is None:
+                return None
+            try:
+                return work(self._database)
+            except (sqlite3.Error, OverflowError) as error:
+                self._mend(error)
+        return None
+
+    def _mend(self, error: Exception) -> None:
+        """Makes a broken database anew; goes on without one that cannot be used."""
+        self.close()
+        broken = isinstance(error, _Foreign) and error.replaceable
+        broken = broken or (
+            isinstance(error, sqlite3.DatabaseError)
+            and not isinstance(error, (sqlite3.OperationalError, sqlite3.ProgrammingError))
+        )
+        if broken:
+            try:
+                for suffix in ("", "-journal"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(self.path + suffix)
+                self._open()
+            except (OSError, sqlite3.Error, _Foreign) as second:
+                self.close()
+                error = second
+            else:
+                report(
+                    logging.WARNING, "the instances in %s could not be read (%s): starting anew",
+                    self.path, error,
+                )  # fmt: skip
+                return
+        reason = error.strerror if isinstance(error, OSError) else error
+        report(
+            logging.WARNING,
+            "instances are not kept for a restart: %s cannot be used: %s", self.path, reason,
+        )  # fmt: skip
+
+    def _open(self) -> None:
+        """Opens the database, made when it is not there.
+
+        :raises OSError, sqlite3.Error, _Foreign: when it cannot be used.
+        """
+        _own_directory(os.path.dirname(self.path))
+        _own_file(self.path)
+        database = sqlite3.connect(
+            self.path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+        self._database = database
+        for setting in _SETTINGS:
+            database.execute(setting)
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if version == 0 and tables == 0:
+                database.execute(_TABLE)
+                database.execute(f"PRAGMA user_version = {VERSION}")
+            elif version != VERSION:
+                raise _Foreign("another version of kongps made it", replaceable=True)
+        finally:
+            database.execute("COMMIT")
+        database.execute("SELECT id, plugin, config, started, last_used FROM instances LIMIT 1")
+
+
+class _Foreign(Exception):
+    """A file or a directory that is not this server's own."""
+
+    def __init__(self, reason: str, *, replaceable: bool = False) -> None:
+        super().__init__(reason)
+        self.replaceable = replaceable
+
+
+def _own_directory(path: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise _Foreign(f"{path} is no directory of this server's user")
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        os.chmod(path, 0o700)
+
+
+def _own_file(path: str) -> None:
+    """Makes the file, for its owner alone; what is there already has to be such a file."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise _Foreign("it is no file of this server's user")
+        os.fchmod(handle, 0o600)
+    finally:
+        os.close(handle)
+
+
+def _text(name: str) -> str:
+    """A plugin's name as SQLite takes it; a name that it does not take is no plugin's."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,237 @@
+"""What becomes of a request whose handler fails: closed or open, and what Kong's log gets."""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from wire import (
+    DirectProtobuf,
+    OneHandler,
+    RPCError,
+    dispatcher_with,
+    protobuf_with,
+    run,
+    serving,
+)  # fmt: skip
+
+from kongps.core.dispatch import Dispatcher, Instance
+from kongps.core.inline_runner import InlineRunner
+from kongps.core.report import LONGEST_TOLD
+from kongps.errors import PluginError
+from kongps.loader import from_object
+
+UNEXPECTED = [500, {"message": "An unexpected error occurred"}]
+
+
+def raising(kong: Any) -> None:
+    raise ValueError("oh no")
+
+
+def asked_raising(kong: Any) -> None:
+    kong.request.get_method()
+    raise ValueError("oh no")
+
+
+def dispatcher(on_error: str = "closed", **options: Any) -> Dispatcher:
+    return Dispatcher(InlineRunner(), on_error=on_error, **options)
+
+
+def failing(
+    dispatcher: Dispatcher,
+    handler: Callable[[Any], Any] | None,
+    on_error: str | None,
+    phase: str = "access",
+) -> None:
+    """Gives it an instance 1 of a plugin that says what its failures end in."""
+    plugin: Any = OneHandler()
+    plugin.on_error = on_error
+    handlers = {} if handler is None else {phase: handler}
+    failure = "it did not start" if handler is None else None
+    dispatcher.add_instance(Instance(1, plugin, {}, 0.0, handlers, failure))
+
+
+# --- what Kong's log gets ----------------------------------------------------------------------
+
+
+def test_kong_logs_the_traceback_before_the_request_ends() -> None:
+    served = dispatcher()
+    wire = dispatcher_with(served, asked_raising)
+    answer = wire.step(wire.event(1), "GET")
+    assert answer["Data"]["Method"] == "kong.log.err"
+    (text,) = answer["Data"]["Args"]
+    for part in ("plugin one, access handler, instance 1", "test_failing.py", "ValueError: oh no"):
+        assert part in text
+    assert "\n" not in text
+    assert served.live_events == 1
+    answer = wire.step(answer)
+    assert answer["Data"] == {"Method": "kong.response.exit", "Args": UNEXPECTED}
+    assert served.live_events == 0
+
+
+def test_kong_logs_the_traceback_and_ends_the_request_in_one_write_over_protobuf() -> None:
+    served = dispatcher()
+    wire = protobuf_with(served, raising)
+    wire.begin(1)
+    told, exited = wire.waiting()
+    assert told is not None
+    assert exited is not None
+    assert told.function == "kong.log.err"
+    assert "ValueError: oh no" in told.args[0]
+    assert exited.function == "kong.response.exit"
+    assert served.live_events == 0
+
+
+@pytest.mark.parametrize("phase", ["certificate", "log"])
+def test_kong_logs_the_traceback_of_phases_that_cannot_end_the_request(phase: str) -> None:
+    wire = protobuf_with(dispatcher(), raising, phase)
+    wire.begin(1, phase)
+    told, end = wire.waiting()
+    assert told is not None
+    assert "ValueError: oh no" in told.args[0]
+    assert end is None
+    # Over MsgPack:1 the error answer itself gets into Kong's log.
+    with pytest.raises(RPCError, match="raised ValueError"):
+        dispatcher_with(dispatcher(), raising, phase).event(1, phase)
+
+
+def test_kong_is_waited_for_where_pipelining_is_off() -> None:
+    served = dispatcher(pipelining=False)
+    wire = protobuf_with(served, raising)
+    trail = wire_until_closed(wire)
+    assert trail == ["kong.log.err", "kong.response.exit"]
+    assert served.live_events == 0
+
+
+def wire_until_closed(wire: DirectProtobuf) -> list[str]:
+    wire.begin(1)
+    trail = []
+    while wire.frames:
+        (asked,) = wire.waiting()
+        assert asked is not None
+        trail.append(asked.function)
+        if asked.function != "kong.response.exit":
+            wire.answer(asked)
+    return trail
+
+
+def test_a_long_traceback_is_cut_at_its_end_that_says_most() -> None:
+    def deep(kong: Any) -> None:
+        raise ValueError("x" * 10_000 + "the end")
+
+    text = dispatcher_with(dispatcher(), deep).event(1)["Data"]["Args"][0]
+    assert text.endswith("the end")
+    assert len(text) < LONGEST_TOLD + 200
+
+
+def test_an_exception_that_cannot_be_shown_still_ends_the_request() -> None:
+    class Hostile(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+    def handler(kong: Any) -> None:
+        raise Hostile("\ud800")
+
+    def surrogate(kong: Any) -> None:
+        raise ValueError("\ud800")
+
+    logging.disable(logging.CRITICAL)  # pytest-xdist cannot carry such text
+    try:
+        for each in (handler, surrogate):
+            wire = dispatcher_with(dispatcher(), each)
+            assert wire.failure(wire.event(1))["Data"]["Args"] == UNEXPECTED
+            pipelined = protobuf_with(dispatcher(), each)
+            pipelined.begin(1)
+            asked = [each and each.function for each in pipelined.waiting()]
+            assert asked == ["kong.log.err", "kong.response.exit"]
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_an_event_whose_failure_kong_does_not_log_is_given_up() -> None:
+    served = dispatcher()
+    wire = dispatcher_with(served, raising)
+    answer = wire.event(1)
+    assert served.abandon_all_events() == 1
+    with pytest.raises(RPCError, match="No event"):
+        wire.step(answer)
+
+
+# --- open --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server", "plugin", "passes"),
+    [
+        ("closed", None, False),
+        ("open", None, True),
+        ("closed", "open", True),
+        ("open", "closed", False),
+    ],
+)
+def test_a_failed_handler_lets_the_request_through_where_that_is_wanted(
+    server: str, plugin: str | None, passes: bool
+) -> None:
+    for handler in (raising, None):
+        served = dispatcher(server)
+        failing(served, handler, plugin)
+        wire = dispatcher_with(served, raising, id=2)
+        answer = wire.event(1)
+        if handler is not None:
+            answer = wire.failure(answer)
+        assert answer["Data"] == "ret" if passes else answer["Data"]["Args"] == UNEXPECTED
+        assert served.live_events == 0
+
+        pipelined = DirectProtobuf(served)
+        pipelined.begin(1)
+        asked = [each and each.function for each in pipelined.waiting()]
+        assert asked[-1] == (None if passes else "kong.response.exit")
+        assert pipelined.session.closing is (not passes and handler is None)
+
+
+def test_what_a_plugin_says_of_its_failures_is_read_from_class_or_module() -> None:
+    class Plugin:
+        on_error = "open"
+
+        def access(self, kong: Any) -> None: ...
+
+    class Silent:
+        def access(self, kong: Any) -> None: ...
+
+    class Wrong:
+        on_error = "ajar"
+
+        def access(self, kong: Any) -> None: ...
+
+    assert from_object(Plugin).on_error == "open"
+    assert from_object(Silent).on_error is None
+    with pytest.raises(PluginError, match=r"on_error is 'ajar'; it must be 'closed' or 'open'"):
+        from_object(Wrong)
+
+
+def test_a_server_told_to_fail_open_does(plugins: Path, short_path: Path) -> None:
+    for name, attribute in (("module", 'on_error = "closed"'), ("silent", "")):
+        (plugins / f"{name}.py").write_text(
+            textwrap.dedent(f"""
+            {attribute}
+            class Plugin:
+                number: int = 0
+                def access(self, kong):
+                    raise ValueError
+            """)
+        )
+    with serving(plugins, short_path / "k.sock", "--on-error", "open") as server:
+        wire = server.connect()
+        assert wire.failure(wire.event(wire.start("silent")))["Data"] == "ret"
+        assert wire.event(wire.start("silent", '{"number": "x"}'))["Data"] == "ret"
+        assert wire.event(wire.start("missing"))["Data"] == "ret"
+        assert wire.failure(wire.event(wire.start("module")))["Data"]["Args"] == UNEXPECTED
+        other = server.connect_protobuf()
+        trail = other.event(other.start("silent"))
+        assert [asked.function for asked in trail] == ["kong.log.err"]
+    refused = run("serve", "--plugins-directory", ".", "--socket", "s", KONGPS_ON_ERROR="ajar")
+    assert refused.returncode == 2
+    assert b"on_error must be one of closed, open" in refused.stderr

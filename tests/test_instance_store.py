@@ -1,0 +1,432 @@
+"""Instances outlive the server's memory of them: restarts, kills, time; over both protocols."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import stat
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wire import Direct, Process, ProtobufSocket, RPCError, Socket, serving
+
+from kongps import store as store_module
+from kongps.core.dispatch import Dispatcher
+from kongps.core.inline_runner import InlineRunner
+from kongps.loader import from_object
+from kongps.methods import Methods
+from kongps.store import InstanceStore, store_path
+
+SECRET = "s3cret-value"
+
+
+class Telling:
+    """Sets a header to its configuration."""
+
+    name: str = ""
+
+    def access(self, kong: Any) -> None:
+        kong.response.set_header("x", self.name)
+
+    def close(self) -> None:
+        print("closed", self.name, flush=True)
+
+
+@pytest.fixture
+def telling(plugins: Path) -> Path:
+    (plugins / "telling.py").write_text(
+        textwrap.dedent(
+            """
+            class Plugin:
+                name: str = ""
+                def access(self, kong):
+                    kong.response.set_header("x", self.name)
+                def close(self):
+                    print("closed", self.name, flush=True)
+            """
+        )
+    )
+    return plugins
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[InstanceStore]:
+    opened = InstanceStore(str(tmp_path / "k.sock.d" / "instances.sqlite"))
+    assert opened.working
+    yield opened
+    opened.close()
+
+
+def config(name: str) -> str:
+    return json.dumps({"name": name})
+
+
+def told(server: Process, instance: int, protocol: str) -> Any:
+    """Runs an event of the plugin; gives the header that it set."""
+    if protocol == "msgpack":
+        answer = server.connect().event(instance)
+        return answer["Data"]["Args"][-1]
+    (asked,) = server.connect_protobuf().event(instance)
+    return asked.args
+
+
+def shows(server: Process, instance: int, protocol: str, name: str) -> bool:
+    return name in str(told(server, instance, protocol))
+
+
+def connect(server: Process, protocol: str) -> Socket | ProtobufSocket:
+    return server.connect() if protocol == "msgpack" else server.connect_protobuf()
+
+
+both = pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+
+
+# --- a running server --------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_an_id_goes_on_working_after_a_restart(
+    telling: Path, short_path: Path, protocol: str, end: str
+) -> None:
+    path = short_path / "k.sock"
+    with serving(telling, path) as server:
+        wire = connect(server, protocol)
+        ids = {f"{SECRET}-{n}": wire.start("telling", config(f"{SECRET}-{n}")) for n in range(20)}
+        getattr(server.process, end)()
+        server.end()
+        assert SECRET not in server.text().replace(f"closed {SECRET}", "")
+    with serving(telling, path) as server:
+        for name, id in ids.items():
+            assert shows(server, id, protocol, name)
+        assert server.text().count("started again") == 20
+        new = [connect(server, protocol).start("telling") for _ in range(20)]
+        assert not set(new) & set(ids.values())
+        assert SECRET not in server.text()
+
+
+@both
+def test_an_instance_that_is_not_used_is_closed_and_comes_back(
+    telling: Path, short_path: Path, protocol: str
+) -> None:
+    with serving(telling, short_path / "k.sock", "--instance-ttl", "0.5") as server:
+        id = connect(server, protocol).start("telling", config("again"))
+        server.wait_for(lambda: "closed again" in server.text())
+        assert f"instance {id} of plugin telling closed until it is used" in server.text()
+        status = server.connect().call("GetStatus", 0)
+        assert status["Instances"] == 0
+        assert server.connect().call("InstanceStatus", id)["Config"] == {"name": "again"}
+        assert shows(server, id, protocol, "again")
+        assert server.connect().call("GetStatus", 0)["Instances"] == 1
+
+
+@both
+def test_an_instance_that_kong_closed_stays_closed(
+    telling: Path, short_path: Path, protocol: str
+) -> None:
+    path = short_path / "k.sock"
+    with serving(telling, path) as server:
+        closed, idle = (server.connect().start("telling", config(SECRET)) for _ in range(2))
+        server.connect().call("CloseInstance", closed)
+        server.process.kill()
+        server.end()
+    with serving(telling, path) as server:
+        # One that is not in memory can be closed too.
+        assert server.connect().call("CloseInstance", idle)["Id"] == idle
+        for id in (closed, idle):
+            with pytest.raises((RPCError, ConnectionError)):
+                told(server, id, protocol)
+    # Not even the pages of the database remember the configuration.
+    assert SECRET.encode() not in Path(store_path(str(path))).read_bytes()
+
+
+@both
+def test_what_cannot_start_from_the_store_fails_its_events(
+    telling: Path, short_path: Path, protocol: str
+) -> None:
+    path = short_path / "k.sock"
+    with serving(telling, path) as server:
+        gone = server.connect().start("telling", config(SECRET))
+        refused = server.connect().start("hello", '{"message": "x"}')
+        server.process.kill()
+        server.end()
+    (telling / "telling.py").unlink()
+    hello = telling / "hello.py"
+    hello.write_text(hello.read_text().replace("message: str = ", "message: int = 0  # "))
+    with serving(telling, path) as server:
+        for id in (gone, refused):
+            if protocol == "msgpack":
+                assert server.connect().event(id)["Data"]["Method"] == "kong.response.exit"
+            else:
+                (asked,) = first_of(server.connect_protobuf(), id)
+                assert asked == "kong.response.exit"
+        assert SECRET not in server.text()
+
+
+def first_of(wire: ProtobufSocket, id: int) -> list[str]:
+    wire.begin(id)
+    asked = wire.read_asked()
+    return [] if asked is None else [asked.function]
+
+
+@both
+def test_without_the_store_an_id_ends_with_its_server(
+    telling: Path, short_path: Path, protocol: str
+) -> None:
+    path = short_path / "k.sock"
+    words = ("--no-instance-store", "--instance-ttl", "0.1")
+    with serving(telling, path, *words) as server:
+        id = connect(server, protocol).start("telling", config("a"))
+        time.sleep(1.5)
+        assert shows(server, id, protocol, "a")  # nothing to come back from: it is not closed
+        server.process.kill()
+        server.end()
+    assert not os.path.exists(f"{path}.d")
+    with serving(telling, path, *words) as server, pytest.raises((RPCError, ConnectionError)):
+        told(server, id, protocol)
+
+
+def test_the_store_is_for_the_servers_user_alone(telling: Path, short_path: Path) -> None:
+    path = short_path / "k.sock"
+    old = os.umask(0)
+    try:
+        with serving(telling, path) as server:
+            server.connect().start("telling", config("a"))
+            directory = Path(f"{path}.d")
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+            modes = {stat.S_IMODE(each.stat().st_mode) for each in directory.iterdir()}
+            assert modes == {0o600}
+    finally:
+        os.umask(old)
+
+
+@pytest.mark.parametrize("how", ["garbage", "another version", "directory", "no directory"])
+def test_a_store_that_cannot_be_read_never_keeps_the_server_from_serving(
+    telling: Path, short_path: Path, how: str
+) -> None:
+    path = short_path / "k.sock"
+    place = Path(store_path(str(path)))
+    if how == "no directory":
+        place.parent.write_text("a file")
+    else:
+        place.parent.mkdir(mode=0o700)
+    if how == "garbage":
+        place.write_bytes(b"garbage" * 1000)
+    elif how == "another version":
+        with sqlite3.connect(place) as database:
+            database.execute("PRAGMA user_version = 99")
+        database.close()
+    elif how == "directory":
+        place.mkdir()
+    mended = how in ("garbage", "another version")
+    with serving(telling, path) as server:
+        id = server.connect().start("telling", config("a"))
+        assert shows(server, id, "msgpack", "a")
+        assert server.text().count("starting anew") == mended
+        assert server.text().count("instances are not kept") == (not mended)
+        assert "Traceback" not in server.text()
+        server.process.kill()
+        server.end()
+    if mended:
+        with serving(telling, path) as server:
+            assert shows(server, id, "msgpack", "a")
+
+
+def test_a_store_that_breaks_while_the_server_runs_is_made_anew(
+    telling: Path, short_path: Path
+) -> None:
+    path = short_path / "k.sock"
+    place = Path(store_path(str(path)))
+    with serving(telling, path) as server:
+        wire = server.connect()
+        before = wire.start("telling", config("before"))
+        place.write_bytes(b"garbage" * 1000)
+        after = wire.start("telling", config("after"))
+        assert wire.event(before)["Data"]["Args"] == ["x", "before"]
+        assert server.text().count("starting anew") == 1
+        server.process.kill()
+        server.end()
+    with serving(telling, path) as server:
+        assert shows(server, after, "msgpack", "after")
+
+
+def test_the_store_of_a_live_server_is_left_alone_by_one_that_is_refused(
+    telling: Path, short_path: Path
+) -> None:
+    from wire import run
+
+    path = short_path / "k.sock"
+    with serving(telling, path) as server:
+        id = server.connect().start("telling", config("a"))
+        place = Path(store_path(str(path)))
+        before = place.stat().st_mtime_ns
+        refused = run("serve", "--plugins-directory", str(telling), "--socket", str(path))
+        assert refused.returncode == 1
+        assert place.stat().st_mtime_ns == before
+        assert shows(server, id, "msgpack", "a")
+
+
+# --- the methods -------------------------------------------------------------------------------
+
+
+def methods_with(store: InstanceStore | None, **options: Any) -> Methods:
+    plugin = from_object(Telling, name="telling")
+    methods = Methods(Dispatcher(InlineRunner()), {"telling": plugin}, **options)
+    methods.store = store
+    return methods
+
+
+def test_an_instance_with_an_event_under_way_is_not_closed_as_idle(store: InstanceStore) -> None:
+    methods = methods_with(store)
+    wire = Direct(methods.dispatcher)
+    busy, idle = wire.start("telling"), wire.start("telling")
+    answer = wire.event(busy)
+    methods.close_idle(0.0)
+    assert [each.id for each in methods.dispatcher.all_instances()] == [busy]
+    wire.step(answer)
+    methods.close_idle(60.0)
+    assert methods.dispatcher.live_instances == 1
+    methods.close_idle(0.0)
+    assert methods.dispatcher.live_instances == 0
+    for id in (busy, idle):
+        wire.event(id)
+
+
+def test_more_instances_than_may_be_close_the_one_used_least_recently(
+    store: InstanceStore,
+) -> None:
+    for kept in (store, None):
+        methods = methods_with(kept, max_instances=3)
+        wire = Direct(methods.dispatcher)
+        ids = [wire.start("telling", config(f"n{n}")) for n in range(3)]
+        wire.step(wire.event(ids[0]))
+        ids.append(wire.start("telling", config("n3")))
+        here = [each.id for each in methods.dispatcher.all_instances()]
+        assert here == [ids[0], *ids[2:]]
+        if kept is not None:
+            assert wire.event(ids[1])["Data"]["Args"] == ["x", "n1"]
+            assert methods.dispatcher.live_instances == 3
+        else:
+            with pytest.raises(RPCError, match="No plugin instance"):
+                wire.event(ids[1])
+
+
+def test_an_id_is_not_given_out_again(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = iter([5, 5, 6, 5, 6, 7])
+    monkeypatch.setattr("kongps.methods.secrets.randbelow", lambda _: next(dice))
+    methods = methods_with(store)
+    wire = Direct(methods.dispatcher)
+    assert wire.start("telling", config("a")) == 6
+    assert wire.start("telling", config("b")) == 7
+    wire.call("CloseInstance", 6)
+    methods_again = methods_with(store)
+    assert Direct(methods_again.dispatcher).start("telling", config("c")) == 8
+
+
+def test_a_configuration_of_any_bytes_comes_back_as_it_was(store: InstanceStore) -> None:
+    first = methods_with(store)
+    id = first.start_instance({"Name": "telling", "Config": b'{"name": "\xc3\xa9"}'})["Id"]
+    broken = first.start_instance({"Name": "telling", "Config": b"\xff\x00"})["Id"]
+    missing = first.start_instance({"Name": "\udc80no", "Config": "{}"})["Id"]
+    again = methods_with(store)
+    wire = Direct(again.dispatcher)
+    assert wire.event(id)["Data"]["Args"] == ["x", "é"]
+    for failed in (broken, missing):
+        assert wire.event(failed)["Data"]["Method"] == "kong.response.exit"
+
+
+# --- the database ------------------------------------------------------------------------------
+
+
+def test_the_store_forgets_what_was_not_used_for_long(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for id in range(1, 5):
+        store.add(id, "p", b"{}", 1.0)
+    monkeypatch.setattr(store_module.time, "time", lambda: 1e10)
+    store.touch([2])
+    store.add(5, "p", b"{}", 2.0)
+    store.trim()
+    assert [id for id in range(1, 6) if store.find(id)] == [2, 5]
+
+
+def test_the_store_forgets_what_is_over_the_count(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_STORED", 3)
+    clock = iter(range(1, 100))
+    monkeypatch.setattr(store_module.time, "time", lambda: float(next(clock)))
+    monkeypatch.setattr(store_module, "MAX_AGE", 1000.0)
+    for id in range(1, 6):
+        store.add(id, "p", b"{}", 1.0)
+    store.close_instance(5)
+    store.touch([1])
+    store.trim()
+    assert [id for id in range(1, 6) if store.find(id)] == [1, 3, 4]
+    assert not store.knows(5)
+
+
+def test_a_configuration_that_is_too_large_is_not_kept(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_CONFIG_SIZE", 10)
+    assert not store.add(1, "p", SECRET.encode(), 1.0)
+    assert store.find(1) is None
+    assert "instance 1 of plugin p is not kept" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_store_that_cannot_be_written_any_more_is_given_up_with_one_line(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store_module, "LOCK_TIMEOUT", 0.01)
+    store.close()
+    caplog.set_level(logging.WARNING)
+    again = InstanceStore(store.path)
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        assert not again.add(1, "p", b"{}", 1.0)
+        assert not again.working
+        assert again.find(1) is None
+        assert not again.knows(1)
+        again.touch([1])
+        again.trim()
+    finally:
+        other.close()
+    assert len(caplog.records) == 1
+    assert "instances are not kept for a restart" in caplog.text
+
+
+def test_links_and_files_of_others_are_not_taken_for_the_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "instances.sqlite").symlink_to(target)
+    assert not InstanceStore(str(tmp_path / "d" / "instances.sqlite")).working
+    (tmp_path / "linked").symlink_to(tmp_path / "d")
+    assert not InstanceStore(str(tmp_path / "linked" / "instances.sqlite")).working
+    if os.geteuid() == 0:
+        other = tmp_path / "other"
+        other.mkdir()
+        os.chown(other, 12345, 12345)
+        assert not InstanceStore(str(other / "instances.sqlite")).working
+    assert target.read_text() == "precious"
+
+
+def test_a_stored_instance_does_not_show_its_configuration(store: InstanceStore) -> None:
+    store.add(1, "p", SECRET.encode(), 1.0)
+    found = store.find(1)
+    assert found is not None
+    assert found.config == SECRET.encode()
+    assert SECRET not in repr(found)
