@@ -43,6 +43,8 @@ PYTHON_SOCKET_NAME = "python_pluginserver.sock"
 
 PROTOCOLS = ("protobuf", "msgpack")
 
+UNSAFE_FLAG = "--allow-unsafe-plugins"
+
 COMPATIBLE_HELP = """\
 without a subcommand, kongps takes the flags of go-pluginserver and kong-python-pluginserver:
   kongps -kong-prefix PREFIX -plugins-directory DIR [-dump-plugin-info NAME | -dump-all-plugins]
@@ -131,9 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     dump.add_argument("--socket", metavar="PATH", help="the socket that `kongps serve` uses")
     _add_lua_style(dump)
+    _add_unsafe(dump)
 
     conf = _command(commands, "conf", _conf, "print the settings for kong.conf")
     _add_directory(conf)
+    _add_unsafe(conf)
     conf.add_argument("--socket", metavar="PATH", help="the socket that `kongps serve` is to use")
     conf.add_argument(
         "--kong", metavar="VERSION", default="3.9", help="Kong's version (default: %(default)s)"
@@ -169,6 +173,15 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
         "--plugins-directory",
         metavar="DIR",
         help="where the plugins are; environment: KONGPS_PLUGINS_DIRECTORY",
+    )
+
+
+def _add_unsafe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        UNSAFE_FLAG,
+        action="store_const",
+        const=True,
+        help="load plugins also where others than root and this user may write them",
     )
 
 
@@ -256,6 +269,7 @@ def add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
         "holds most is closed",
     )
     _add_lua_style(parser)
+    _add_unsafe(parser)
     option("--log-level", metavar="LEVEL", choices=log.LEVELS, help="least level to log: "
            + ", ".join(log.LEVELS))  # fmt: skip
     option("--log-format", metavar="FORMAT", choices=log.FORMATS, help="text or json")
@@ -364,14 +378,18 @@ def _load(settings: Settings, names: Sequence[str] = ()) -> tuple[list[Plugin], 
         raise ServerError(f"the plugins directory {directory!r} does not exist")
     plugins: list[Plugin] = []
     errors: list[PluginError] = []
+    how = {
+        "lua_style": not settings.no_lua_style,
+        "checked": not settings.allow_unsafe_plugins,
+    }
     if names:
         for name in names:
             try:
-                plugins.append(load_plugin(directory, name, lua_style=not settings.no_lua_style))
+                plugins.append(load_plugin(directory, name, **how))
             except PluginError as error:
                 errors.append(error)
     else:
-        loaded = load_directory(directory, lua_style=not settings.no_lua_style)
+        loaded = load_directory(directory, **how)
         plugins, errors = list(loaded.plugins.values()), loaded.errors
     for broken in errors:
         print(f"kongps: {broken}", file=sys.stderr)

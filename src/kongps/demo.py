@@ -246,7 +246,9 @@ class _Server:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "kongps", "serve",
-                 "--plugins-directory", str(plugins), "--socket", socket],
+                 "--plugins-directory", str(plugins), "--socket", socket,
+                 # A checkout may be of any user's and umask.
+                 "--allow-unsafe-plugins"],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
             )  # fmt: skip
 

@@ -27,6 +27,7 @@ from kongps import compat, compiled, kong_pdk_shim
 from kongps.errors import PluginError, PluginNameError, ServerError
 from kongps.layouts import Source, find
 from kongps.plugin import Plugin
+from kongps.trust import refused_entries
 
 __all__ = [
     "MAX_NAME_LENGTH",
@@ -230,13 +231,19 @@ def _scanned(directory: str) -> dict[str, list[_File]]:
 
 
 def load_plugin(
-    directory: Union[str, os.PathLike[str]], name: str, *, lua_style: bool = True
+    directory: Union[str, os.PathLike[str]],
+    name: str,
+    *,
+    lua_style: bool = True,
+    checked: bool = False,
 ) -> Plugin:
     """Loads one plugin.
 
     :param directory: the plugins directory.
     :param name: the plugin's name.
     :param lua_style: for kong-python-pdk's layout: PDK calls return ``(value, err)``.
+    :param checked: whether to refuse what others than root and this user may write.
+    :raises ServerError: when that is the whole directory.
     :raises PluginNameError: when `name` cannot be a plugin's.
     :raises PluginError: when there is no such plugin, or it cannot be loaded.
     """
@@ -248,23 +255,28 @@ def load_plugin(
         raise PluginError(name, f"the plugins directory cannot be read: {error}") from error
     if not files:
         raise PluginError(name, f"there is no {name}.py, {name}.*.so or {name}/ in {directory}")
-    return _load(directory, _only(name, files), lua_style=lua_style)
+    unsafe = _unsafe(directory) if checked else {}
+    return _load(directory, _only(name, files), lua_style=lua_style, unsafe=unsafe)
 
 
-def load_directory(directory: Union[str, os.PathLike[str]], *, lua_style: bool = True) -> Loaded:
+def load_directory(
+    directory: Union[str, os.PathLike[str]], *, lua_style: bool = True, checked: bool = False
+) -> Loaded:
     """Loads all plugins of a directory; one that fails does not keep the others from loading.
 
     :param directory: the plugins directory.
     :param lua_style: for kong-python-pdk's layout: PDK calls return ``(value, err)``.
-    :raises ServerError: when the directory cannot be read.
+    :param checked: whether to refuse what others than root and this user may write.
+    :raises ServerError: when the directory cannot be read, or is refused.
     """
     directory = os.path.abspath(directory)
+    unsafe = _unsafe(directory) if checked else {}
     loaded = Loaded()
     for name, candidates in _scanned(directory).items():
         try:
             check_name(name)
             file = _only(name, candidates)
-            loaded.plugins[name] = _load(directory, file, lua_style=lua_style)
+            loaded.plugins[name] = _load(directory, file, lua_style=lua_style, unsafe=unsafe)
         except PluginNameError as error:
             reason = f"{candidates[0].path}: {error.reason}"
             loaded.errors.append(PluginNameError(error.plugin, reason))
@@ -293,7 +305,32 @@ def from_object(obj: Any, *, name: Optional[str] = None, lua_style: bool = True)
     return find(_source(name, module, path), cls, lua_style=lua_style)
 
 
-def _load(directory: str, file: _File, *, lua_style: bool) -> Plugin:
+def _unsafe(directory: str) -> dict[str, str]:
+    """Why plugins of a directory are refused, by their entries in it.
+
+    :raises ServerError: when it is the directory, or something that any plugin may import; or it
+        cannot be read.
+    """
+    unsafe: dict[str, str] = {}
+    own = {_entry(directory, each) for files in _scanned(directory).values() for each in files}
+    try:
+        for entry, reason in refused_entries(directory):
+            if entry not in own:
+                raise ServerError(f"no plugin is loaded: {reason}")
+            unsafe.setdefault(entry, reason)
+    except OSError as error:
+        raise ServerError(f"the plugins directory cannot be read: {error}") from error
+    return unsafe
+
+
+def _entry(directory: str, file: _File) -> str:
+    """What a plugin is called in its directory: a file, or a package directory."""
+    return os.path.relpath(file.path, directory).partition(os.sep)[0]
+
+
+def _load(directory: str, file: _File, *, lua_style: bool, unsafe: dict[str, str]) -> Plugin:
+    if _entry(directory, file) in unsafe:
+        raise PluginError(file.name, unsafe[_entry(directory, file)])
     if file.native:
         from kongps import native
 

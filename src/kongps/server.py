@@ -177,7 +177,7 @@ class Server:
 
     :param settings: what it is told.
     :param plugins: the plugins to serve; those of the plugins directory when None.
-    :raises ServerError: when the plugins directory cannot be read.
+    :raises ServerError: when the plugins directory cannot be read, or is refused.
     """
 
     def __init__(self, settings: Settings, plugins: dict[str, Plugin] | None = None) -> None:
@@ -198,7 +198,11 @@ class Server:
                 raise ServerError(
                     f"the plugins directory {settings.plugins_directory!r} does not exist"
                 )
-            loaded = load_directory(settings.plugins_directory, lua_style=not settings.no_lua_style)
+            loaded = load_directory(
+                settings.plugins_directory,
+                lua_style=not settings.no_lua_style,
+                checked=not settings.allow_unsafe_plugins,
+            )
             for error in loaded.errors:
                 logger.error("%s", error)
             errors = {error.plugin: str(error) for error in loaded.errors}
