@@ -1,8 +1,8 @@
 """Builds a wheel for every CPython on this machine, and tries each in a clean environment.
 
-``python tools/wheels.py [--output DIR] [--only VERSION…]``. Of each wheel it runs the demo; then it puts a wheel onto
-the path of another Python by hand, and has one Python build a plugin that all others are to load:
-each must say what is wrong, and the command that it names must mend it.
+``python tools/wheels.py [--output DIR] [--only VERSION…]``. Of each wheel it runs the demo; then it
+puts a wheel onto the path of another Python by hand, and has one Python build a plugin that all
+others are to load: each must say what is wrong, and the command that it names must mend it.
 """
 
 from __future__ import annotations
