@@ -24,6 +24,7 @@ from kongps.build import build, rebuild
 from kongps.compat import read_record
 from kongps.core.dispatch import Dispatcher, Instance
 from kongps.core.inline_runner import InlineRunner
+from kongps.core.protobuf import encode_message
 from kongps.errors import NativeError, PluginError
 from kongps.loader import load_directory, load_plugin
 from kongps.testing import Kong
@@ -466,3 +467,53 @@ def test_a_library_that_was_built_again_is_the_new_one(tmp_path: Path) -> None:
 
 def test_the_server_answers_after_msgpack(plugins: Path) -> None:
     assert msgpack.packb(load_plugin(plugins, "probe").info())
+
+
+SAME_IN_PYTHON = """
+import os
+
+class Plugin:
+    message: str = "hello"
+
+    def access(self, kong):
+        host = kong.request.get_header("host")
+        kong.response.set_header("x-hello-from-c", f"C says {self.message} to {host}")
+        kong.response.set_header("x-c-pid", str(os.getpid()))
+"""
+
+
+def test_hello_in_c_says_what_python_says_over_both_protocols(tmp_path: Path) -> None:
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "hello.py").write_text(SAME_IN_PYTHON)
+    build(str(EXAMPLES / "hello.c"), output=str(tmp_path / "c"), progress=lambda _: None)
+
+    def frame(name: str, value: dict[str, Any]) -> bytes:
+        message = encode_message(name, value)
+        return len(message).to_bytes(4, sys.byteorder) + message
+
+    def msgpack_step(answer: bytes) -> bytes:
+        event = msgpack.unpackb(answer)[3]["EventId"]
+        return msgpack.packb([0, 2, "plugin.Step", [{"EventId": event, "Data": "a.b"}]])
+
+    begin = msgpack.packb([0, 1, "plugin.HandleEvent", [{"InstanceId": 1, "EventName": "access"}]])
+    event = {"sequence": 1, "cmd_handle_event": {"instance_id": 1, "event_name": "access"}}
+    said: dict[str, list[bytes]] = {}
+    for kind in ("python", "c"):
+        plugin = load_plugin(tmp_path / kind, "hello")
+        said[kind] = []
+        for start, step in (
+            (begin, msgpack_step),
+            (frame("RpcCall", event), lambda _: frame("String", {"v": "a.b"})),
+        ):
+            dispatcher = Dispatcher(InlineRunner())
+            handlers = plugin.new({"message": "bye"})
+            dispatcher.add_instance(Instance(1, plugin, {}, 0.0, handlers))
+            wire = Direct(dispatcher)
+            answer = wire.exchange(start)
+            answers = [answer, wire.exchange(step(answer))]
+            if start is begin:  # the event's number is another one each time
+                answers = [msgpack.packb(msgpack.unpackb(each)[3]["Data"]) for each in answers]
+            said[kind] += answers
+    assert said["c"] == said["python"]
+    assert b"kong.request.get_header" in said["c"][2]
+    assert b"C says bye to a.b" in said["c"][3]

@@ -1,8 +1,8 @@
 """Builds a wheel for every CPython on this machine, and tries each in a clean environment.
 
-``python tools/wheels.py [--output DIR]``. Of each wheel it runs the demo; then it puts a wheel onto
-the path of another Python by hand, and has one Python build a plugin that all others are to load:
-each must say what is wrong, and the command that it names must mend it.
+``python tools/wheels.py [--output DIR] [--only VERSION…]``. Of each wheel it runs the demo; then it
+puts a wheel onto the path of another Python by hand, and has one Python build a plugin that all
+others are to load: each must say what is wrong, and the command that it names must mend it.
 """
 
 from __future__ import annotations
@@ -120,8 +120,13 @@ def try_plugins(versions: list[str], work: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "dist", help="where wheels go (dist)")
+    parser.add_argument("--only", nargs="+", metavar="VERSION", help="such as 3.9 3.13")
     options = parser.parse_args()
-    pythons = installed()
+    pythons = {
+        version: python
+        for version, python in installed().items()
+        if not options.only or version in options.only
+    }
     if not pythons:
         raise SystemExit("there is no CPython with headers on this machine")
     shutil.rmtree(options.output, ignore_errors=True)
