@@ -36,10 +36,17 @@ class Outcome:
 
     @property
     def asked(self) -> list[tuple[str, list[Any]]]:
-        """``sent`` without the exit with which the server answers for a handler that raised."""
-        if self.error is not None and not isinstance(self.error, HandlerExit):
-            return [call for call in self.sent if call[0] != "kong.response.exit"]
-        return self.sent
+        """``sent`` without what the server asks for when a handler has raised.
+
+        That is a line in Kong's log, and an exit where the phase allows it.
+        """
+        if self.error is None or isinstance(self.error, HandlerExit):
+            return self.sent
+        asked = list(self.sent)
+        for function in ("kong.response.exit", "kong.log.err"):
+            if asked and asked[-1][0] == function:
+                asked.pop()
+        return asked
 
 
 def pack(value: object) -> bytes:

@@ -380,7 +380,9 @@ def test_an_error_from_kong_is_a_code_for_the_plugin(plugins: Path, probe: ctype
     driver = Driver(plugins)
     event = driver.start("deep", 5)
     driver.step(event)
-    failed = driver.wire.step(event["asked"], "no luck", method="StepError")
+    logged = driver.wire.step(event["asked"], "no luck", method="StepError")
+    assert logged["Data"]["Method"] == "kong.log.err"
+    failed = driver.wire.step(logged)
     assert failed["Data"]["Method"] == "kong.response.exit"
     assert failed["Data"]["Args"][0] == 500
 

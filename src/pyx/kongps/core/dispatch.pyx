@@ -472,6 +472,7 @@ cdef class Dispatcher:
         instance = <Instance>found
         event = self.new_event(instance, call.phase)
         instance.last_used = event.last_step
+        instance.uses_before = self.handled
         event.protocol = protocol
         event.sequence = call.sequence
         self.handled += 1
@@ -603,8 +604,8 @@ cdef class Dispatcher:
 
 
 def last_use(Instance instance not None):
-    """When an instance was last used."""
-    return instance.last_used
+    """When an instance was last used; the clock ticks, so events that started since count too."""
+    return instance.last_used, instance.uses_before
 
 
 cdef str no_instance(int64_t id):
