@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 from kongps.core.dispatch import Namespace, namespace
 
 __all__ = ["Inspect", "Log", "log_argument", "log_table"]
@@ -61,6 +63,14 @@ def log_table(value: object, within: tuple[int, ...] = ()) -> object:
 def _log_key(name: object) -> object:
     # A Lua table takes no NaN for a key, and Kong's keys are text and whole numbers.
     return log_argument(name) if type(name) is int else _text(name)
+
+
+def _decoded(text: str | bytes) -> Any:
+    """Decodes JSON; the json module takes texts that are not UTF-8, and twice the time."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError):
+        return json.loads(text)
 
 
 class Inspect(Namespace):
@@ -262,9 +272,7 @@ class Log(Namespace):
         :returns: the dict; Kong puts ``REDACTED`` for the authorization headers.
         """
         value = self._call("kong.log.serialize")
-        if isinstance(value, (str, bytes)):
-            value = json.loads(value)
-        return value or {}
+        return _decoded(value) if isinstance(value, (str, bytes)) else value or {}
 
     def new(self, namespace: str, format: str | None = None) -> None:
         """Cannot be called from a plugin server: it returns a Lua object.

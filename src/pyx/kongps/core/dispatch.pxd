@@ -24,7 +24,7 @@ cdef class Instance:
     cdef list handlers                # by phase number; None where the plugin has none
     cdef bint pipelined               # PDK calls without a result need not be waited for
     cdef double last_used             # when its last event started, monotonic seconds
-    cdef uint64_t uses_before         # and how many events of the server had started by then
+    cdef uint64_t last_event          # and which event of the server that was, counted from 1
     cdef object on_error              # "open" or "closed"; None: as the dispatcher has it
 
 

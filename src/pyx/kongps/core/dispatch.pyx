@@ -472,10 +472,10 @@ cdef class Dispatcher:
         instance = <Instance>found
         event = self.new_event(instance, call.phase)
         instance.last_used = event.last_step
-        instance.uses_before = self.handled
         event.protocol = protocol
         event.sequence = call.sequence
         self.handled += 1
+        instance.last_event = self.handled
         if self.events.live > self.max_events:
             report(WARNING, "%s is not run: too many events wait for Kong", event.describe())
             return event.fail("too many events are under way")
@@ -604,8 +604,8 @@ cdef class Dispatcher:
 
 
 def last_use(Instance instance not None):
-    """When an instance was last used; the clock ticks, so events that started since count too."""
-    return instance.last_used, instance.uses_before
+    """When an instance was last used; the clock ticks, so the number of the event counts too."""
+    return instance.last_used, instance.last_event
 
 
 cdef str no_instance(int64_t id):
