@@ -641,3 +641,31 @@ def test_consumers(servers: Any) -> None:
     assert json.loads(server.of("StartInstance")[1]["Config"])["consumer_id"] == (
         kong.consumers[0].id
     )
+
+
+def test_an_optional_record_that_is_not_configured_stays_unset() -> None:
+    from dataclasses import dataclass
+    from typing import Optional
+
+    @dataclass
+    class Redis:
+        host: str
+        port: int = 6379
+
+    @dataclass
+    class Limits:
+        minute: int = 60
+
+    @dataclass
+    class Plugin:
+        redis: Optional[Redis] = None
+        limits: Limits = None  # type: ignore[assignment]
+
+        def access(self, kong: Any) -> None:
+            kong.response.exit(200, {"redis": repr(self.redis)})
+
+    Plugin.__annotations__.update(redis=Optional[Redis], limits=Limits)
+    result = Kong(plugin=Plugin).request("GET", "/")
+    assert result.json() == {"redis": "None"}
+    result = Kong(plugin=Plugin, config={"redis": {"host": "h"}}).request("GET", "/")
+    assert "port=6379" in result.json()["redis"]

@@ -57,8 +57,8 @@ def _value(field: Mapping[str, Any], given: Any, path: str) -> Any:
     if given is None:
         given = field.get("default")
     if given is None:
-        if kind == "record" and (field.get("required") or _has_default(field)):
-            given = {}
+        if kind == "record" and field.get("required") is not False:
+            given = {}  # Kong takes a record for required where nothing else is said
         elif field.get("required"):
             raise ConfigError(path, "required field missing")
         else:
@@ -86,13 +86,6 @@ def _value(field: Mapping[str, Any], given: Any, path: str) -> Any:
         values = field.get("values") or {}
         return {key: _value(values, item, f"{path}.{key}") for key, item in given.items()}
     return given
-
-
-def _has_default(record: Mapping[str, Any]) -> bool:
-    return any(
-        field.get("default") is not None or (field.get("type") == "record" and _has_default(field))
-        for _, field in _fields(record)
-    )
 
 
 def _article(kind: str) -> str:
