@@ -36,10 +36,18 @@ class Outcome:
 
     @property
     def asked(self) -> list[tuple[str, list[Any]]]:
-        """``sent`` without the exit with which the server answers for a handler that raised."""
-        if self.error is not None and not isinstance(self.error, HandlerExit):
-            return [call for call in self.sent if call[0] != "kong.response.exit"]
-        return self.sent
+        """``sent`` without the server's own answer for a handler that raised.
+
+        It has Kong log that, and ends the request.
+        """
+        if self.error is None or isinstance(self.error, HandlerExit):
+            return self.sent
+        own = list(self.sent)
+        if own and own[-1][0] == "kong.response.exit":
+            own.pop()
+        if own and own[-1][0] == "kong.log.err" and " raised " in str(own[-1][1]):
+            own.pop()
+        return own
 
 
 def pack(value: object) -> bytes:
