@@ -305,6 +305,7 @@ def test_more_instances_than_may_be_close_the_one_used_least_recently(
         methods = methods_with(kept, max_instances=3)
         wire = Direct(methods.dispatcher)
         ids = [wire.start("telling", config(f"n{n}")) for n in range(3)]
+        time.sleep(0.05)  # the dispatcher's clock is coarse
         wire.step(wire.event(ids[0]))
         ids.append(wire.start("telling", config("n3")))
         here = [each.id for each in methods.dispatcher.all_instances()]

@@ -12,6 +12,7 @@ import os
 import resource
 import secrets
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Callable
 
 import msgspec
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # Ids fit the positive int32 that ProtoBuf:1 has for them.
 HIGHEST_INSTANCE_ID = 2**31 - 1
+
+# Idle instances that are closed in one go: events wait meanwhile.
+MOST_CLOSED_AT_ONCE = 200
 
 
 class Methods:
@@ -188,26 +192,27 @@ class Methods:
         """Closes the instance that was used least recently, when there are as many as may be."""
         if self.dispatcher.live_instances < self.max_instances:
             return
-        for instance in self.dispatcher.idle_instances(0.0)[:1]:
-            self._put_away(instance, f"there are {self.max_instances} instances, the most allowed")
+        reason = f"there are {self.max_instances} instances, the most allowed"
+        self._put_away(self.dispatcher.idle_instances(0.0)[:1], reason)
 
     def close_idle(self, seconds: float) -> None:
         """Closes instances that were not used for some time and will be found in the store."""
         if self.store is None or not self.store.working:
             return
-        for instance in self.dispatcher.idle_instances(seconds):
-            if self.store.knows(instance.id):
-                self._put_away(instance, f"not used for {seconds:g} s")
+        idle = self.dispatcher.idle_instances(seconds)
+        kept = (instance for instance in idle if self.store.knows(instance.id))
+        self._put_away(list(islice(kept, MOST_CLOSED_AT_ONCE)), f"not used for {seconds:g} s")
 
-    def _put_away(self, instance: Instance, reason: str) -> None:
-        self.dispatcher.remove_instance(instance.id)
+    def _put_away(self, instances: list[Instance], reason: str) -> None:
         if self.store is not None:
-            self.store.touch([instance.id])
-        report(
-            logging.INFO, "instance %d of plugin %s closed until it is used: %s",
-            instance.id, instance.plugin.name, reason,
-        )  # fmt: skip
-        _close(instance)
+            self.store.touch([instance.id for instance in instances])
+        for instance in instances:
+            self.dispatcher.remove_instance(instance.id)
+            report(
+                logging.INFO, "instance %d of plugin %s closed until it is used: %s",
+                instance.id, instance.plugin.name, reason,
+            )  # fmt: skip
+            _close(instance)
 
     def trim_store(self) -> None:
         """Has the store forget what nobody has used for long."""

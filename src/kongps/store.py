@@ -78,7 +78,7 @@ class StoredInstance:
 
 def store_path(socket: str) -> str:
     """The database of the server on a socket: in a directory of its own beside it."""
-    return os.path.join(f"{socket}.d", "instances.sqlite")
+    return os.path.join(f"{os.path.abspath(socket)}.d", "instances.sqlite")
 
 
 class InstanceStore:
