@@ -12,7 +12,8 @@ WORKERS ?= auto
 
 CORE = $(wildcard src/pyx/kongps/core/*.pyx src/pyx/kongps/core/*.pxd)
 
-.PHONY: all demo test lint types check wheel-check wheels docs bench bench-check bench-memory soak clean help
+.PHONY: all demo test lint types check wheel-check wheels docs bench bench-check bench-memory soak \
+    fuzz sanitize faults clean help
 
 all: $(INSTALLED)
 
@@ -28,7 +29,10 @@ help:
 	@echo "make docs         write docs/versions.md anew"
 	@echo "make bench-check  has a change made an event cost more instructions? (needs valgrind)"
 	@echo "make bench-memory show that 200,000 events leave no memory behind"
-	@echo "make soak         the long runs that the suite leaves out"
+	@echo "make soak         the long runs that the suite leaves out: a million events, and more"
+	@echo "make fuzz         ten million inputs for the core, with sanitizers (needs clang)"
+	@echo "make sanitize     the tests of the core, with sanitizers (needs clang)"
+	@echo "make faults       measure what other plugin servers do when things go wrong"
 
 $(INSTALLED): pyproject.toml setup.py src/kongps/_version.py $(CORE)
 	@command -v cc >/dev/null || { echo "no C compiler: apt-get install build-essential" >&2; exit 1; }
@@ -86,9 +90,28 @@ bench-check: $(INSTALLED)
 bench-memory: $(INSTALLED)
 	$(BIN)/python benchmarks/memory.py
 
+SOAK_EVENTS ?= 1000000
 soak: $(INSTALLED)
+	$(BIN)/python tests/soak.py --events $(SOAK_EVENTS)
 	$(BIN)/python -m pytest -m soak
 
+# Instrumented, the core needs its compiler in the environment: Cython is otherwise only there
+# while a package is built.
+FUZZ_INPUTS ?= 10000000
+CYTHON = $(BIN)/python -c 'import Cython, setuptools' 2>/dev/null || \
+    $(BIN)/python -m pip install --quiet --disable-pip-version-check 'cython>=3.1,<4' 'setuptools>=77'
+
+fuzz: $(INSTALLED)
+	@$(CYTHON)
+	$(BIN)/python fuzz/run.py --inputs $(FUZZ_INPUTS)
+
+sanitize: $(INSTALLED)
+	@$(CYTHON)
+	$(BIN)/python fuzz/sanitize.py
+
+faults: $(INSTALLED)
+	$(BIN)/python benchmarks/faults.py
+
 clean:
-	rm -rf $(VENV) .wheel-check build dist build.log src/kongps.egg-info
+	rm -rf $(VENV) .wheel-check .fuzz build dist build.log src/kongps.egg-info
 	find src -name '*.so' -delete

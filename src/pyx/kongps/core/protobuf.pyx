@@ -650,6 +650,8 @@ def encode_message(str name not None, value):
     out.begin = out.end = out.capacity = 0
     try:
         encode(&out, message_type(name), value, 0)
+        if buffer_size(&out) == 0:
+            return b""
         return PyBytes_FromStringAndSize(out.data + out.begin, <Py_ssize_t>buffer_size(&out))
     finally:
         buffer_free(&out)
@@ -663,7 +665,8 @@ def decode_message(str name not None, const uint8_t[::1] data not None):
     :raises UnpackError: for bytes that are no such message, or past a limit.
     """
     cdef size_t size = <size_t>data.shape[0]
-    return decode(message_type(name), &data[0] if size else NULL, size)
+    cdef const uint8_t* first = b""  # a message of no bytes begins somewhere too
+    return decode(message_type(name), &data[0] if size else first, size)
 
 
 LIMITS = {"depth": MAX_DEPTH, "items": MAX_ITEMS}

@@ -129,7 +129,10 @@ cdef class Protocol:
 
     def data_to_send(self):
         """:returns: the bytes for the peer that were not yet taken; they are taken with this."""
-        cdef bytes data = PyBytes_FromStringAndSize(
+        cdef bytes data
+        if buffer_size(&self.outbox) == 0:
+            return b""
+        data = PyBytes_FromStringAndSize(
             self.outbox.data + self.outbox.begin, <Py_ssize_t>buffer_size(&self.outbox)
         )
         buffer_consume(&self.outbox, buffer_size(&self.outbox))
