@@ -134,7 +134,8 @@ class Trial:
             return f"nothing for {self.wait:g} s"
         except (ConnectionError, BrokenPipeError):
             end = "closes the connection"
-        return f"{end} ({(time.monotonic() - started) * 1000:.0f} ms)"
+        seconds = time.monotonic() - started
+        return end if seconds < 1 else f"{end}, after {seconds:.0f} s"
 
     def serves(self, server: Server) -> str:
         """Whether a request without a fault is served now."""
@@ -313,7 +314,7 @@ FAULTS = {
     "bytes of no protocol": Trial.garbage,
     "a message that says it has gigabytes": Trial.message_that_says_it_is_huge,
     "a peer that asks and does not read": Trial.slow_reader,
-    "a handler exits": Trial.exit_ends_the_handler,
+    "a handler exits, and code follows": Trial.exit_ends_the_handler,
     "events that exit: memory that stays": Trial.memory_after_exits,
     "events that Kong abandons: memory that stays": Trial.memory_after_abandoned_events,
     "killed, started again, an id from before": Trial.restart_with_old_ids,

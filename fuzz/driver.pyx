@@ -37,16 +37,17 @@ cdef int one(const uint8_t* data, size_t size) noexcept:
     return 0
 
 
-def run(function, list words not None):
+def run(function, str program not None, list words not None):
     """Hands a function to libFuzzer, which does not come back from it.
 
     :param function: takes the bytes of one input; what it raises is a finding.
-    :param words: libFuzzer's command line, without the program's name.
+    :param program: the shell command that comes here again; libFuzzer runs it to minimise.
+    :param words: the rest of libFuzzer's command line.
     """
     global target
     cdef int argc = <int>len(words) + 1
     cdef char** argv = <char**>calloc(argc + 1, sizeof(char*))
-    cdef list kept = [sys.executable.encode(), *(word.encode() for word in words)]
+    cdef list kept = [program.encode(), *(word.encode() for word in words)]
     cdef int index
     target = function
     for index in range(argc):

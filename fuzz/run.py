@@ -177,11 +177,17 @@ def start(target: str, words: list[str], log: Path | None) -> subprocess.Popen[b
 def inside(target: str, words: list[str]) -> None:
     """In the process with the sanitizers: hands a target to libFuzzer."""
     import driver  # type: ignore[import-not-found]
-    import targets
 
     logging.disable()
+    program = f"{sys.executable} {Path(__file__).resolve()} --inside {target}"
+    if target.endswith("-codec"):
+        import codec_targets
+
+        driver.run(getattr(codec_targets, target.replace("-", "_")), program, words)
+    import targets
+
     targets.exact = driver.exact
-    driver.run(targets.TARGETS[target], words)
+    driver.run(targets.TARGETS[target], program, words)
 
 
 def seed(targets: list[str]) -> None:

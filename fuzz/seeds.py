@@ -14,8 +14,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from codec_targets import MESSAGE_NAMES
 from recordings import CAPTURES, STEPS, Recording, Request, replace_number
-from targets import ANSWER, FRAME, MARK, MESSAGE_NAMES, NEW, SEND
+from targets import ANSWER, FRAME, MARK, NEW, SEND
 
 LONGEST = 2048
 

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import secrets
 import sys
 from collections.abc import Iterator
 from typing import Any, Callable
 
 import msgpack
+from codec_targets import msgpack_codec, protobuf_codec
 
 from kongps.core.dispatch import Dispatcher, Instance
 from kongps.core.function import registered
 from kongps.core.inline_runner import InlineRunner
-from kongps.core.msgpack import PackError, UnpackError, packb, unpackb
+from kongps.core.msgpack import PackError
 from kongps.core.msgpack_rpc import MsgPackRPC
-from kongps.core.protobuf import decode_message, encode_message
 from kongps.core.protobuf_rpc import ProtobufRPC
-from kongps.core.protobuf_tables import MESSAGES, RPCS
+from kongps.core.protobuf_tables import RPCS
 from kongps.core.protocol import Protocol
 from kongps.core.session import Session
 from kongps.errors import PDKError, ProtocolError
@@ -38,60 +37,7 @@ exact: Callable[[Protocol], object] = id
 # input that costs more than it is has found a way to make the server work for it.
 MOST_PER_BYTE, MOST_PER_INPUT = 64, 1 << 20
 
-MESSAGE_NAMES = (*sorted(MESSAGES), "Value", "Struct", "ListValue", "Empty")
 FUNCTION_NAMES = tuple(sorted(RPCS))
-
-
-# --- the codecs ----------------------------------------------------------------------------------
-
-
-def msgpack_codec(data: bytes) -> None:
-    """What is read is written, and read again as the same."""
-    try:
-        value = unpackb(data)
-    except UnpackError:
-        return
-    try:
-        packed = packb(value)
-    except PackError:
-        return  # a text with surrogates of its own: it came as bytes that are no UTF-8 text
-    assert _same(unpackb(packed), value), (value, packed)
-
-
-def protobuf_codec(data: bytes) -> None:
-    """The first byte says which message; what is read is written, and read again as the same."""
-    if not data:
-        return
-    name = MESSAGE_NAMES[data[0] % len(MESSAGE_NAMES)]
-    try:
-        value = decode_message(name, data[1:])
-    except UnpackError:
-        return
-    try:
-        written = encode_message(name, value)
-    except PackError:
-        return  # false, null and nothing are refused on the way to Kong
-    assert _same(decode_message(name, written), value), (name, value, written)
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equality that takes NaN for itself and tells True from 1."""
-    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
-        return math.isnan(other)
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, dict):
-        # A NaN in a key is not found again: keys that are not numbers are held against each other.
-        if len(one) != len(other):
-            return False
-        return all(
-            key in other and _same(value, other[key])
-            for key, value in one.items()
-            if not isinstance(key, float)
-        )
-    return bool(one == other)
 
 
 # --- the protocols ----------------------------------------------------------------------------
@@ -171,7 +117,9 @@ def _calls(protocol: Protocol, pieces: Any) -> tuple[list[tuple[Any, ...]], bool
 
 def _count_messages(data: bytes) -> int:
     """How many answers some bytes are; each is looked at, results as little as can be."""
-    feed = msgpack.Unpacker(unicode_errors="surrogateescape", max_buffer_size=1 << 30)
+    feed = msgpack.Unpacker(
+        unicode_errors="surrogateescape", max_buffer_size=1 << 30, read_size=4096
+    )
     feed.feed(data)
     count = 0
     while feed.tell() < len(data):

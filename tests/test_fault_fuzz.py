@@ -33,6 +33,7 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+load("codec_targets")
 targets = load("targets")
 seeds = load("seeds")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ version = "1.0"
 priority = 0
 
 
+@dataclass
 class Plugin:
     how: str = ""
     message: str = ""
