@@ -5,6 +5,7 @@ from logging import WARNING
 from kongps.core.buffer cimport Buffer, buffer_size
 from kongps.core.dispatch cimport Dispatcher
 from kongps.core.loop cimport MOST_UNSENT, Loop, Stream
+from kongps.core.protocol cimport Outlet
 from kongps.core.session cimport Session
 
 from kongps.core.report import report
@@ -52,7 +53,9 @@ cdef class Connection(Stream):
             return self.refuse(error)
         if self.session.protocol is None:
             return 0
-        self.outbox = &self.session.protocol.outbox
+        if self.outbox is &self.nothing:
+            self.outbox = &self.session.protocol.outbox
+            self.session.protocol.outlet = ConnectionOutlet(self)
         return self.sent()
 
     cdef int count(self) except -1:
@@ -96,7 +99,20 @@ cdef class Connection(Stream):
     cdef int lost(self) except -1:
         self.unfinished.held -= self.held
         self.held = 0
+        if self.session.protocol is not None:
+            self.session.protocol.outlet = None
         return self.session.lost()
+
+
+cdef class ConnectionOutlet(Outlet):
+    """A connection, as its protocol knows it."""
+    cdef Connection connection
+
+    def __init__(self, Connection connection not None):
+        self.connection = connection
+
+    cdef int send(self) except -1:
+        return self.connection.sent()
 
 
 def serve(Loop loop not None, listening, Dispatcher dispatcher not None,

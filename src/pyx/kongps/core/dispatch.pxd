@@ -22,6 +22,8 @@ cdef class Instance:
     cdef object pdk                   # what makes the `kong` of an event,
     cdef bint plain_pdk               # which is a class of namespaces and nothing more
     cdef list handlers                # by phase number; None where the plugin has none
+    cdef list runners                 # where they run, by phase number; None: the dispatcher's
+    cdef list starting                # events that wait for its start(); None: it has started
     cdef bint pipelined               # PDK calls without a result need not be waited for
     cdef double last_used             # when its last event started, monotonic seconds
     cdef uint64_t last_event          # and which event of the server that was, counted from 1
@@ -37,9 +39,10 @@ cdef class Told:
 
 
 cdef enum EventState:
-    RUNNING    # its handler has the processor
+    RUNNING    # its handler has the loop's thread, or the loop acts for it
     ASKING     # a PDK call is being written
     WAITING    # Kong has been asked for something
+    AWAY       # its handler runs, or waits to, elsewhere than on the loop's thread
     OVER
 
 
@@ -52,6 +55,7 @@ cdef class Event:
     cdef Dispatcher dispatcher
     cdef Runner runner
     cdef object task                  # the runner's own; what the handler runs in
+    cdef double started               # when Kong began it, monotonic seconds
     cdef double last_step             # when Kong was last heard of, monotonic seconds
     # The call from Kong that is still to be answered: where it came from, and its number.
     cdef Protocol protocol
@@ -64,6 +68,7 @@ cdef class Event:
     cdef bint ended
     cdef str failure
     cdef str untold                   # what Kong is still to log of that
+    cdef PyObject* locals             # the threading.local values of its handler, while it waits
     # What Kong answered to functions that are asked once, and the setters that may change it.
     cdef Told told
     cdef uint64_t told_changed_by
@@ -76,6 +81,9 @@ cdef class Event:
     cdef int raised(self, object error) except -1
     cdef int fail(self, str reason) except -1
     cdef bint tell(self) except -1
+    cdef int drop_locals(self) except -1
+    cdef int hold(self) except -1
+    cdef int overdue(self, object where) except -1
     cdef bint too_late(self) except -1
     cdef object make_pdk(self)
     cdef object describe(self)
@@ -87,6 +95,19 @@ cdef class Runner:
     cdef int resume(self, Event event) except -1
     cdef object call(self, Event event, Function function, tuple args)
     cdef int abandon(self, Event event) except -1
+    cdef object give_up(self, Event event)
+
+
+cdef class Later:
+    """The answer to a command that is not known yet."""
+    cdef Protocol protocol
+    cdef int64_t sequence
+    cdef object result
+    cdef str error
+    cdef bint known
+
+    cdef int give(self, Protocol protocol, int64_t sequence) except -1
+    cdef int answer(self) except -1
 
 
 cdef struct EventTable:
@@ -106,6 +127,7 @@ cdef class Dispatcher:
     cdef EventTable events
     cdef Runner runner
     cdef readonly double event_timeout
+    cdef readonly double handler_timeout
     cdef readonly bint pipelining
     cdef readonly str on_error
     cdef readonly uint64_t handled     # events started since the server started

@@ -12,7 +12,7 @@ from logging import ERROR, INFO, WARNING
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from posix.time cimport clock_gettime, timespec
 from posix.types cimport clockid_t
 
@@ -34,6 +34,10 @@ cdef enum:
     # Most events under way, unless told otherwise; each holds about 7 KB. Kong has at most one for
     # each connection that its nginx workers serve (worker_connections, 16384 each by default).
     MAX_EVENTS = 65536
+    NO_EVENT = -1       # holds a connection for a command
+
+# Seconds, below the 60 that Kong waits for an answer.
+HANDLER_TIMEOUT = 50.0
 
 # What a Lua plugin's error ends in (kong/init.lua); the client sees the same from this server.
 UNEXPECTED = (500, {"message": "An unexpected error occurred"})
@@ -42,6 +46,13 @@ cdef Function EXIT = Function(
     terminal=True,
 )
 cdef Function LOG_ERR = Function("kong.log.err", phases=PHASE_NAMES, since="2.0")
+
+
+class HandlerTimeout(BaseException):
+    """Ends a handler that has held the loop's thread for longer than ``--handler-timeout``.
+
+    It derives from BaseException, so that a handler's ``except Exception`` does not hold it up.
+    """
 
 
 class HandlerExit(BaseException):
@@ -68,10 +79,12 @@ cdef class Instance:
     :param handlers: its handlers by phase name, each taking one `kong`; and ``close``, called
         without arguments when the instance is closed, if there is one.
     :param failure: why the instance could not start; its events then fail. None otherwise.
+    :param runners: where handlers run, by phase name; those that are not named, where the
+        dispatcher has handlers run.
     """
 
     def __init__(self, int64_t id, plugin, config, double started, dict handlers not None,
-                 str failure=None):
+                 str failure=None, dict runners=None):
         self.id = id
         self.plugin = plugin
         self.config = config
@@ -82,8 +95,46 @@ cdef class Instance:
         self.pipelined = getattr(plugin, "pipelined", True)
         self.on_error = getattr(plugin, "on_error", None)
         self.handlers = [handlers.get(name) for name in PHASE_NAMES]
+        if runners:
+            self.runners = [runners.get(name) for name in PHASE_NAMES]
         self.close = handlers.get("close")
         self.last_used = monotonic()
+
+    def run_in(self, str phase not None, Runner runner not None):
+        """Has the handler of a phase run elsewhere from the next event on.
+
+        :param phase: the phase's name.
+        :param runner: where.
+        """
+        if self.runners is None:
+            self.runners = [None] * len(PHASE_NAMES)
+        self.runners[PHASE_NAMES.index(phase)] = runner
+
+    def hold_events(self):
+        """Has events wait from now on, until ``release_events``."""
+        if self.starting is None:
+            self.starting = []
+
+    def release_events(self, str failure=None):
+        """Runs the events that have waited. On the loop's thread.
+
+        :param failure: why the instance could not start: they fail, as all later ones.
+        """
+        cdef list waiting = self.starting
+        cdef Event event
+        self.starting = None
+        if failure is not None:
+            self.failure = failure
+            self.handlers = [None] * len(PHASE_NAMES)
+        for event in waiting or ():
+            if event.state != AWAY:
+                continue
+            event.state = RUNNING
+            if failure is not None:
+                event.fail(failure)
+            else:
+                event.dispatcher.run(event, True)
+            event.protocol.send()
 
 
 cdef class Told:
@@ -93,6 +144,16 @@ cdef class Told:
 @cython.freelist(64)
 cdef class Event:
     """One phase of one request, handled by one plugin instance."""
+
+    def __dealloc__(self):
+        Py_XDECREF(self.locals)
+
+    cdef int drop_locals(self) except -1:
+        """The handler has ended; what it left in ``threading.local`` objects goes with it."""
+        cdef PyObject* locals = self.locals
+        self.locals = NULL
+        Py_XDECREF(locals)
+        return 0
 
     cdef int ask(self, Function function, tuple args) except -1:
         """Asks Kong to call `function`. The event is WAITING when the answer is to come as a step.
@@ -202,6 +263,8 @@ cdef class Event:
     cdef int raised(self, object error) except -1:
         """The handler has raised `error`: the request ends with a 500 where it still can."""
         cdef str reason
+        if self.ended:
+            return 0  # given up before
         if self.state == OVER:
             if not isinstance(error, HandlerExit):
                 report(
@@ -239,6 +302,23 @@ cdef class Event:
             self.protocol.answer_pdk_call(self.sequence, self.id, EXIT, UNEXPECTED, False)
         return 0
 
+    cdef int hold(self) except -1:
+        """The handler goes on elsewhere; Kong's call is answered later."""
+        self.state = AWAY
+        return self.protocol.hold(self.id)
+
+    cdef int overdue(self, object where) except -1:
+        """The handler has had its time: the event fails, whatever the handler does.
+
+        `where` says where it is now, None where nobody can tell.
+        """
+        cdef str limit = f"{self.dispatcher.handler_timeout:g} s"
+        cdef str reason = f"{self.describe()} has not ended in {limit}"
+        report(ERROR, "%s%s; its event fails", reason, f", and is at {where}" if where else "")
+        self.state = RUNNING
+        self.untold = f"{reason}, and is at {where}" if where else reason
+        return self.fail(reason)
+
     cdef object make_pdk(self):
         """What the handler gets."""
         if self.instance.plain_pdk:
@@ -271,7 +351,8 @@ cdef class Runner:
     """Where handlers run; the one interface between dispatch and greenlets, threads, ….
 
     Dispatch calls `start` and `resume` with an event that is RUNNING; when they return, the
-    handler waits for Kong or is done, and has reported either to the event.
+    handler waits for Kong or is done, and has reported either to the event; or it goes on
+    elsewhere, and the event is on `hold`.
     """
 
     cdef int start(self, Event event) except -1:
@@ -287,8 +368,48 @@ cdef class Runner:
         raise NotImplementedError
 
     cdef int abandon(self, Event event) except -1:
-        """Ends a handler that waits for a step that will not come."""
+        """Ends a handler whose event is over: no step will come, or it is AWAY."""
         raise NotImplementedError
+
+    cdef object give_up(self, Event event):
+        """Lets go of a handler that is AWAY for too long. Says where it is, if that is known."""
+        return None
+
+
+cdef class Later:
+    """The answer to a command that is not known yet: a command's handler returns it.
+
+    Whoever made it calls ``resolve`` or ``fail``, once, on the loop's thread.
+    """
+
+    def resolve(self, result):
+        """Answers with a result."""
+        self.result = result
+        self.known = True
+        self.answer()
+
+    def fail(self, str text not None):
+        """Answers with an error."""
+        self.error = text
+        self.known = True
+        self.answer()
+
+    cdef int give(self, Protocol protocol, int64_t sequence) except -1:
+        """Says whom the answer is for."""
+        self.protocol = protocol
+        self.sequence = sequence
+        if self.known:
+            return self.answer()
+        return protocol.hold(NO_EVENT)
+
+    cdef int answer(self) except -1:
+        if self.protocol is None:
+            return 0  # `give` comes
+        if self.error is not None:
+            self.protocol.answer_error(self.sequence, self.error)
+        else:
+            self.protocol.answer_result(self.sequence, self.result)
+        return self.protocol.send()
 
 
 cdef class Dispatcher:
@@ -302,11 +423,15 @@ cdef class Dispatcher:
     :param on_error: what becomes of a request whose handler failed, where its plugin does not say:
         ``closed`` ends it with a 500, ``open`` lets it through.
     :param max_events: most events under way; one more fails.
+    :param handler_timeout: seconds after which an event fails whose handler has not ended; it
+        stays below Kong's own 60 s.
     """
 
     def __init__(self, Runner runner not None, double event_timeout=60.0, bint pipelining=True,
-                 str on_error not None="closed", uint64_t max_events=MAX_EVENTS):
+                 str on_error not None="closed", uint64_t max_events=MAX_EVENTS,
+                 double handler_timeout=HANDLER_TIMEOUT):
         self.runner = runner
+        self.handler_timeout = handler_timeout
         self.on_error = on_error
         self.max_events = max_events
         self.event_timeout = event_timeout
@@ -425,7 +550,7 @@ cdef class Dispatcher:
         cdef Event event
         if protocol.event:
             event = self.find_event(protocol.event)
-            if event is not None and event.state == WAITING:
+            if event is not None and (event.state == WAITING or event.state == AWAY):
                 self.forget_event(event)
                 if not event.ended:
                     event.runner.abandon(event)
@@ -438,16 +563,39 @@ cdef class Dispatcher:
         for place in range(self.events.capacity):
             if self.events.places[place] != NULL:
                 event = <Event><object>self.events.places[place]
-                if event.state == WAITING and event.last_step <= before:
+                if event.last_step <= before and (event.state == WAITING or event.state == AWAY):
                     idle.append(event)
         for event in idle:
             report(INFO, "%s is ended: %s", event.describe(), reason)
-            if event.protocol.event == event.id:
+            if event.state == AWAY or event.protocol.event == event.id:
                 event.protocol.closing = True  # out of step with Kong from now on
             self.forget_event(event)
             if not event.ended:
                 event.runner.abandon(event)
+            event.protocol.send()
         return len(idle)
+
+    def end_late_handlers(self):
+        """Fails the events whose handlers are AWAY for more than ``handler_timeout`` seconds.
+
+        Those that wait for Kong are looked at when its step comes, and inline ones by their
+        watchdog.
+
+        :returns: how many there were.
+        """
+        cdef uint64_t place
+        cdef Event event
+        cdef list late = []
+        cdef double before = monotonic() - self.handler_timeout
+        for place in range(self.events.capacity):
+            if self.events.places[place] != NULL:
+                event = <Event><object>self.events.places[place]
+                if event.state == AWAY and event.started <= before:
+                    late.append(event)
+        for event in late:
+            event.overdue(event.runner.give_up(event))
+            event.protocol.send()
+        return len(late)
 
     # --- the path of an event ----------------------------------------------------------------
 
@@ -479,6 +627,10 @@ cdef class Dispatcher:
         if self.events.live > self.max_events:
             report(WARNING, "%s is not run: too many events wait for Kong", event.describe())
             return event.fail("too many events are under way")
+        if instance.starting is not None:
+            event.hold()
+            instance.starting.append(event)
+            return 0
         if instance.handlers[call.phase] is not None:
             return self.run(event, True)
         if instance.failure is not None:
@@ -514,6 +666,9 @@ cdef class Dispatcher:
         event.state = RUNNING
         if event.ended:
             return event.returned() if event.failure is None else event.fail(event.failure)
+        if event.last_step - event.started > self.handler_timeout:
+            event.overdue("a PDK call that has taken its time")
+            return event.runner.abandon(event)
         return self.run(event, False)
 
     cdef int run(self, Event event, bint first) except -1:
@@ -534,7 +689,10 @@ cdef class Dispatcher:
         if handler is None:
             return protocol.answer_error(call.sequence, f"unknown method {call.method}")
         try:
-            protocol.answer_result(call.sequence, handler(call.value))
+            result = handler(call.value)
+            if isinstance(result, Later):
+                return (<Later>result).give(protocol, call.sequence)
+            protocol.answer_result(call.sequence, result)
         except KongpsError as error:
             protocol.answer_error(call.sequence, str(error))
         except Exception as error:
@@ -558,8 +716,10 @@ cdef class Dispatcher:
         event.phase = phase
         event.dispatcher = self
         event.runner = self.runner
+        if instance.runners is not None and instance.runners[phase] is not None:
+            event.runner = <Runner>instance.runners[phase]
         event.state = RUNNING
-        event.last_step = monotonic()
+        event.started = event.last_step = monotonic()
         Py_INCREF(event)  # the table's
         self.events.places[<uint64_t>event.id & mask] = <PyObject*>event
         self.events.live += 1

@@ -5,7 +5,11 @@ switches back. Greenlets are kept and used again: starting one costs more than a
 """
 
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
-from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.object cimport PyObject
+from cpython.pythread cimport (
+    NOWAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
+    PyThread_get_thread_ident, PyThread_release_lock,
+)
 
 from kongps.core.dispatch cimport OVER, RUNNING, WAITING, Event, Runner, Told
 from kongps.core.function cimport Function
@@ -13,11 +17,15 @@ from kongps.core.greenlet cimport (
     PyGreenlet_GetCurrent, PyGreenlet_Import, PyGreenlet_New, PyGreenlet_Switch,
     PyGreenlet_Throw, greenlet,
 )
+from kongps.core.thread_locals cimport swap_thread_locals
 
 from greenlet import GreenletExit
 
 from kongps.core.dispatch import HandlerExit
 from kongps.errors import PDKError
+
+cdef extern from "Python.h":
+    int PyThreadState_SetAsyncExc(unsigned long thread, PyObject* kind)
 
 PyGreenlet_Import()
 
@@ -64,8 +72,52 @@ cdef class Worker:
 cdef class InlineRunner(Runner):
     """Runs handlers in greenlets on the thread that dispatches."""
 
+    def __cinit__(self):
+        self.rouse = PyThread_allocate_lock()
+        if self.rouse == NULL:
+            raise MemoryError
+        PyThread_acquire_lock(self.rouse, NOWAIT_LOCK)
+
     def __init__(self):
         self.idle = []
+
+    def __dealloc__(self):
+        if self.rouse != NULL:
+            PyThread_free_lock(self.rouse)
+
+    def visit(self, str what not None, function):
+        """Calls plugin code that is no handler, such as a constructor, where handlers run.
+
+        :param what: what it is, for a watchdog to tell of.
+        :param function: called without arguments.
+        :returns: what it returns.
+        """
+        self.thread = PyThread_get_thread_ident()
+        self.hook = what
+        self.enter()
+        try:
+            return function()
+        finally:
+            self.leave(None)
+            self.hook = None
+
+    cdef int enter(self) noexcept:
+        """Plugin code gets the thread."""
+        self.visits += 1
+        if self.dozing:
+            self.dozing = False
+            PyThread_release_lock(self.rouse)
+        return 0
+
+    cdef int leave(self, Event event) except -1:
+        """Plugin code gives the thread back."""
+        if self.suspect == self.visits and self.caught is not None:
+            self.caught(event, self.hook)
+        self.visits += 1
+        if self.interrupted:
+            self.interrupted = False
+            PyThreadState_SetAsyncExc(self.thread, NULL)  # it has not come in time
+        return 0
 
     cdef int start(self, Event event) except -1:
         cdef Worker worker
@@ -87,13 +139,20 @@ cdef class InlineRunner(Runner):
     cdef int switch_to(self, Event event) except -1:
         cdef Event outer = self.current
         cdef Worker worker = <Worker?>event.task
+        cdef PyObject* locals = swap_thread_locals(event.locals)
+        event.locals = NULL
         self.loop = PyGreenlet_GetCurrent()
         self.thread = PyThread_get_thread_ident()
         self.current = event
+        self.enter()
         try:
             PyGreenlet_Switch(worker.greenlet, NULL, NULL)
         finally:
             self.current = outer
+            event.locals = swap_thread_locals(locals)
+            self.leave(event)
+            if event.task is None and event.locals != NULL:
+                event.drop_locals()
         return 0
 
     cdef int give_back(self, Worker worker) except -1:
@@ -149,12 +208,21 @@ cdef class InlineRunner(Runner):
 
     cdef int abandon(self, Event event) except -1:
         cdef Event outer = self.current
+        cdef PyObject* locals
+        if event.task is None:
+            return 0  # it waits for its instance to start
+        locals = swap_thread_locals(event.locals)
+        event.locals = NULL
         self.loop = PyGreenlet_GetCurrent()
         self.current = event
+        self.enter()
         try:
             PyGreenlet_Throw(
                 (<Worker?>event.task).greenlet, HandlerExit, "abandoned by Kong", NULL
             )
         finally:
             self.current = outer
+            event.locals = swap_thread_locals(locals)
+            self.leave(event)
+            event.drop_locals()
         return 0

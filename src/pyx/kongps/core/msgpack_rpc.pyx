@@ -178,6 +178,7 @@ cdef class MsgPackRPC(Protocol):
 
     cdef int begin_answer(self, int64_t sequence) except -1:
         """Writes ``[1, sequence,``; the error and the result are to follow."""
+        self.event = 0
         buffer_append(&self.outbox, b"\x94\x01", 2)
         return write_unsigned(&self.outbox, <uint64_t>sequence)
 

@@ -286,6 +286,7 @@ cdef class ProtobufRPC(Protocol):
         cdef size_t written = buffer_size(&self.outbox)
         cdef size_t start
         cdef uint32_t size
+        self.event = 0
         try:
             buffer_reserve(&self.outbox, 4)
             self.outbox.end += 4

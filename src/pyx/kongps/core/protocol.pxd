@@ -24,9 +24,14 @@ cdef class Call:
     cdef object method
     cdef object value
 
+cdef class Outlet:
+    """Where a protocol's bytes leave when no call on its connection brought them about."""
+    cdef int send(self) except -1
+
 cdef class Protocol:
     cdef Buffer inbox
     cdef Buffer outbox
+    cdef Outlet outlet            # None without a connection
     cdef readonly str name
     cdef readonly bint closing    # to be closed when what is in the outbox has been sent
     cdef bint logs_failures       # Kong logs the text of an `answer_failure`
@@ -34,6 +39,8 @@ cdef class Protocol:
 
     cdef int receive(self, const char* data, size_t size) except -1
     cdef bint next_call(self, Call call) except -1
+    cdef int hold(self, int64_t event) except -1
+    cdef int send(self) except -1
     cdef int answer_return(self, int64_t sequence, int64_t event) except -1
     cdef bint answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
                               tuple args, bint pipelined) except -1

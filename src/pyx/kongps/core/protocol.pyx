@@ -49,6 +49,14 @@ cdef class Call:
         return self.value
 
 
+cdef class Outlet:
+    """Where a protocol's bytes leave when no call on its connection brought them about."""
+
+    cdef int send(self) except -1:
+        """Sends what is in the outbox, and closes the connection if the protocol is closing."""
+        raise NotImplementedError
+
+
 cdef class Protocol:
     """One connection's protocol; the base of each."""
 
@@ -66,6 +74,17 @@ cdef class Protocol:
         :raises ProtocolError: what came is not this protocol; the connection must be closed.
         """
         raise NotImplementedError
+
+    cdef int hold(self, int64_t event) except -1:
+        """The present call, of `event`, is answered later: the connection belongs to it."""
+        self.event = event
+        return 0
+
+    cdef int send(self) except -1:
+        """What is in the outbox came about without a call on this connection: sends it."""
+        if self.outlet is not None:
+            self.outlet.send()
+        return 0
 
     cdef int answer_return(self, int64_t sequence, int64_t event) except -1:
         """The handler of `event` has returned."""
