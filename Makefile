@@ -73,9 +73,11 @@ wheel-check: $(INSTALLED)
 wheels: $(INSTALLED)
 	$(BIN)/python tools/wheels.py
 
-# docs/versions.md is made from the exception classes; a test compares the two.
+# docs/versions.md is made from the exception classes, the types of the async PDK from the PDK;
+# tests compare them.
 docs: $(INSTALLED)
 	$(BIN)/python tools/versions_page.py
+	$(BIN)/python tools/async_pdk.py
 
 # The page is written even when a figure is not reached or a peer gave errors: it says so.
 bench: $(INSTALLED)

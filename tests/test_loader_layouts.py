@@ -125,7 +125,7 @@ def test_static_and_class_methods_can_be_handlers() -> None:
 @pytest.mark.parametrize(
     ("handler", "expected"),
     [
-        ("async def access(self, kong): pass", "async handlers are not supported yet"),
+        ("async def access(self, kong): pass", "REPLACED"),
         ("def access(self, kong): yield", "is a generator"),
         ("def access(self): pass", "a handler takes kong, and nothing else"),
         ("def access(self, kong, other): pass", "a handler takes kong, and nothing else"),

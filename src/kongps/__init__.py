@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from kongps.embedded import run
     from kongps.fields import Field
     from kongps.pdk import Kong
+    from kongps.pdk.aio import AsyncKong
 
 __all__ = [
+    "AsyncKong",
     "ConfigError",
     "Field",
     "Kong",
@@ -44,7 +46,12 @@ __all__ = [
     "run",
 ]
 
-_LAZY = {"Field": "kongps.fields", "Kong": "kongps.pdk", "run": "kongps.embedded"}
+_LAZY = {
+    "AsyncKong": "kongps.pdk.aio",
+    "Field": "kongps.fields",
+    "Kong": "kongps.pdk",
+    "run": "kongps.embedded",
+}
 
 if importlib.util.find_spec("kongps.core.dispatch") is None:
     from kongps.compat import core_mismatch

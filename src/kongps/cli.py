@@ -19,6 +19,7 @@ from kongps import log, tools
 from kongps._version import __version__
 from kongps.errors import KongpsError, PluginError, ServerError, UsageError
 from kongps.settings import (
+    HANDLERS,
     ON_ERROR,
     Settings,
     from_environment,
@@ -253,6 +254,23 @@ def add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
         help="time without an event after which an instance is closed, to be started again when "
         "it is used; 0: never",
     )
+    option("--handlers", choices=HANDLERS, metavar="|".join(HANDLERS), help="where plain handlers "
+           "run: on the server's own thread, the fastest, until one blocks; always there; or "
+           "in a pool of threads; a plugin may say otherwise")  # fmt: skip
+    option("--handler-threads", metavar="N", type=_COUNT, help="most threads that run handlers")
+    option(
+        "--block-threshold",
+        metavar="SECONDS",
+        type=_SECONDS,
+        help="time for which a handler may hold the server before it runs in threads; 0: any",
+    )
+    option(
+        "--handler-timeout",
+        metavar="SECONDS",
+        type=_SECONDS,
+        help="time after which an event fails whose handler has not ended, below the 60 s that "
+        "Kong waits; 0: never",
+    )
     option("--max-connections", metavar="N", type=_COUNT, help="most connections; others wait")
     option("--max-events", metavar="N", type=_COUNT, help="most events under way; one more fails")
     option(
@@ -284,7 +302,8 @@ def settings_of(options: argparse.Namespace, **defaults: Any) -> Settings:
             chosen[name] = value
     settings = Settings(**chosen)
     for name, allowed in (
-        ("log_level", log.LEVELS), ("log_format", log.FORMATS), ("on_error", ON_ERROR)
+        ("log_level", log.LEVELS), ("log_format", log.FORMATS), ("on_error", ON_ERROR),
+        ("handlers", HANDLERS),
     ):  # fmt: skip
         if getattr(settings, name) not in allowed:
             raise UsageError(f"{name} must be one of {', '.join(allowed)}")

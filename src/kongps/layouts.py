@@ -18,7 +18,9 @@ priority are attributes ``version``/``Version`` and ``priority``/``Priority`` of
 class. ``Schema``/``schema`` replaces the derived schema: a list of the fields of ``config``, or a
 whole schema. ``plugin_fields`` and ``entity_checks`` add to the derived one.
 ``pipelining = False`` has every PDK call waited for, ``on_error = "open"`` lets requests through
-whose handler failed.
+whose handler failed, ``blocking = True`` has handlers run in threads and ``False`` keeps them out
+of them. In the first layout handlers may be ``async def``. ``start()`` and ``close()`` of the
+object are called once, before the first event and when the instance is closed.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from kongps.config import Record, UnsupportedType, read_structure
 from kongps.config.structures import has_fields
 from kongps.core.phases import PHASE_NAMES
 from kongps.errors import PluginError
-from kongps.plugin import Plugin
+from kongps.plugin import HOOKS, Plugin
 from kongps.schema import SchemaError, assemble, own_schema
 from kongps.settings import ON_ERROR
 
@@ -205,16 +207,41 @@ def _checked_handlers(source: Source, cls: Any, *, capitals: bool = True) -> dic
     for phase, name in names.items():
         if capitals and name == phase and callable(getattr(cls, phase.capitalize(), None)):
             raise source.error(f"{cls.__name__} has {phase} and {phase.capitalize()}; keep one")
-        _check_handler(source, cls, name)
+        _check_handler(source, cls, name, coroutines=capitals)
     return names
 
 
-def _check_handler(source: Source, cls: Any, name: str) -> None:
+def is_coroutine_function(function: Any) -> bool:
+    """Whether a function is ``async def``, also one that Cython has compiled."""
+    if inspect.iscoroutinefunction(function):
+        return True
+    return type(function).__name__ == "cython_function_or_method" and bool(
+        getattr(function, "_is_coroutine", False)
+    )
+
+
+def _coroutines(cls: Any, handlers: dict[str, str]) -> frozenset[str]:
+    """The phases whose handlers are ``async def``, and the hooks that are."""
+    names = {what: [name] for what, name in handlers.items()}
+    names.update((hook, [n for n in named if hasattr(cls, n)]) for hook, named in HOOKS.items())
+    return frozenset(
+        what
+        for what, found in names.items()
+        if found and is_coroutine_function(inspect.unwrap(getattr(cls, found[0])))
+    )
+
+
+def _check_handler(source: Source, cls: Any, name: str, *, coroutines: bool) -> None:
     what = f"{cls.__name__}.{name}"
     method = inspect.getattr_static(cls, name)
     function = inspect.unwrap(getattr(method, "__func__", method))
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise source.error(f"{what}: async handlers are not supported yet; use def")
+    if inspect.isasyncgenfunction(function):
+        raise source.error(f"{what} is a generator: nothing would run it; use return, not yield")
+    if not coroutines and is_coroutine_function(function):
+        raise source.error(
+            f"{what}: handlers of kong-python-pdk's layout cannot be async; annotate the class's "
+            "fields and leave out __init__, or use def"
+        )
     if inspect.isgeneratorfunction(function):
         raise source.error(f"{what} is a generator: nothing would run it; use return, not yield")
     bound = isinstance(method, (staticmethod, classmethod))
@@ -299,6 +326,12 @@ def _on_error(source: Source, value: Any) -> Optional[str]:
     )
 
 
+def _blocking(source: Source, value: Any) -> Optional[bool]:
+    if value is None or isinstance(value, bool):
+        return value
+    raise source.error(f"its attribute blocking is {_a(value)}; it must be True or False")
+
+
 def _a(value: object) -> str:
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
@@ -330,6 +363,7 @@ def _config_plugin(source: Source, cls: type, *, lua_style: bool) -> Plugin:
         pdk="lua-style" if lua_style else "python-style",
         pipelined=_pipelined(source, _attribute(source, cls, ("pipelining",))),
         on_error=_on_error(source, _attribute(source, cls, ("on_error",))),
+        blocking=_blocking(source, _attribute(source, cls, ("blocking",))),
         path=source.path,
         modified=source.modified,
     )
@@ -370,6 +404,8 @@ def _structure_plugin(
         handlers=handlers,
         pipelined=_pipelined(source, _attribute(source, cls, ("pipelining",), names)),
         on_error=_on_error(source, _attribute(source, cls, ("on_error",), names)),
+        blocking=_blocking(source, _attribute(source, cls, ("blocking",), names)),
+        coroutines=_coroutines(cls, handlers),
         path=source.path,
         modified=source.modified,
     )

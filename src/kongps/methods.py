@@ -21,9 +21,11 @@ from kongps.core.dispatch import Dispatcher, Instance
 from kongps.core.msgpack import PackError, packb
 from kongps.core.report import report
 from kongps.errors import ConfigError, KongpsError
+from kongps.handlers import CLOSE, START, Handlers
 from kongps.settings import MAX_INSTANCES
 
 if TYPE_CHECKING:
+    from kongps.core.dispatch import Runner
     from kongps.plugin import Plugin
     from kongps.store import InstanceStore
 
@@ -44,7 +46,11 @@ class Methods:
     :param max_instances: most instances without an event under way; before one more starts, the
         one that was used least recently is closed.
     :param connections: tells how many connections are open.
+    :param handlers: where plugin code runs.
+    :param call_later: calls something after some seconds, for an instance that does not start in
+        time; such as ``Loop.call_later``. Without it nobody looks.
 
+    :ivar closing: plugins' ``close`` that have been called and not ended.
     :ivar store: where instances outlive their time in memory; None for nowhere.
     """
 
@@ -59,8 +65,14 @@ class Methods:
         errors: dict[str, str] | None = None,
         max_instances: int = MAX_INSTANCES,
         connections: Callable[[], int] = int,
+        handlers: Handlers | None = None,
+        call_later: Callable[[float, Callable[[], object]], object] | None = None,
     ) -> None:
         self.dispatcher = dispatcher
+        self.handlers = handlers or Handlers()
+        self.handlers.dispatcher = dispatcher
+        self.call_later = call_later
+        self.closing = 0
         self.plugins = plugins
         self.directory = directory
         self.errors = errors or {}
@@ -68,7 +80,7 @@ class Methods:
         self.connections = connections
         self.last_start: dict[str, float] = {}
         self.last_close: dict[str, float] = {}
-        handlers: dict[str, Callable[[Any], Any]] = {
+        commands: dict[str, Callable[[Any], Any]] = {
             "plugin.SetPluginDir": self.set_plugin_dir,
             "plugin.GetPluginNames": self.get_plugin_names,
             "plugin.GetPluginInfo": self.get_plugin_info,
@@ -77,8 +89,8 @@ class Methods:
             "plugin.InstanceStatus": self.instance_status,
             "plugin.CloseInstance": self.close_instance,
         }
-        for method, handler in handlers.items():
-            dispatcher.on_command(method, handler)
+        for method, command in commands.items():
+            dispatcher.on_command(method, command)
         dispatcher.on_missing_instance(self._from_store)
 
     def set_plugin_dir(self, directory: Any) -> str:
@@ -158,12 +170,14 @@ class Methods:
         handlers: dict[str, Callable[..., Any]] = {}
         failure: str | None = None
         raised: BaseException | None = None
+        runners: dict[str, Runner] = {}
         plugin: Any = self.plugins.get(name) or _MissingPlugin(name)
         self._make_room()
         try:
             plugin = self._plugin(name)
             config = _decode_config(text)
-            handlers = plugin.new(config)
+            handlers = self.handlers.construct(plugin, config)
+            runners = self.handlers.runners(plugin)
         except KongpsError as error:
             failure = str(error)
         except BaseException as error:  # whatever a plugin's constructor raises is its own
@@ -174,9 +188,41 @@ class Methods:
             report(logging.ERROR, "%s; its requests fail", failure, error=raised)
         else:
             report(logging.INFO, "instance %d of plugin %s %s", id, shown, how)
-        instance = Instance(id, plugin, _told(config), started, handlers, failure)
+        start = handlers.pop(START, None)
+        instance = Instance(id, plugin, _told(config), started, handlers, failure, runners)
         self.dispatcher.add_instance(instance)
+        if start is not None:
+            self._run_start(instance, start)
         return instance
+
+    def _run_start(self, instance: Instance, start: Callable[[], Any]) -> None:
+        """Calls the plugin's ``start``; events wait until it has ended, and fail if it fails."""
+        name = instance.plugin.name
+        ended = False
+
+        def end(failure: str | None, raised: BaseException | None = None) -> None:
+            nonlocal ended
+            if ended:
+                return
+            ended = True
+            if failure is not None:
+                failure = f"plugin {name} did not start for instance {instance.id}: {failure}"
+                report(logging.ERROR, "%s; its requests fail", failure, error=raised)
+            instance.release_events(failure)
+
+        def done(_: Any, raised: BaseException | None) -> None:
+            if raised is None:
+                end(None)
+            else:
+                end(f"its start() raised {type(raised).__name__}", raised)
+
+        instance.hold_events()
+        timeout = self.dispatcher.handler_timeout
+        if self.call_later is not None and timeout != float("inf"):
+            self.call_later(
+                timeout, lambda: end(f"its start() has not ended in {timeout:g} s")
+            )  # fmt: skip
+        self.handlers.call(instance.plugin, START, start, done)
 
     def _from_store(self, id: int) -> Instance:
         """Starts an instance again that is not in memory, for an event.
@@ -212,7 +258,7 @@ class Methods:
                 logging.INFO, "instance %d of plugin %s closed until it is used: %s",
                 instance.id, instance.plugin.name, reason,
             )  # fmt: skip
-            _close(instance)
+            self._close(instance)
 
     def trim_store(self) -> None:
         """Has the store forget what nobody has used for long."""
@@ -232,7 +278,7 @@ class Methods:
         if self.store is not None:
             self.store.close_instance(instance.id)
         self.last_close[instance.plugin.name] = time.time()
-        _close(instance)
+        self._close(instance)
         report(logging.INFO, "instance %d of plugin %s closed", instance.id, instance.plugin.name)
         return _status(instance)
 
@@ -244,7 +290,23 @@ class Methods:
             self.store.close()
         for instance in instances:
             self.dispatcher.remove_instance(instance.id)
-            _close(instance)
+            self._close(instance)
+
+    def _close(self, instance: Instance) -> None:
+        """Calls the plugin's ``close``, if its object has one and has started."""
+        if instance.close is None or instance.failure is not None or not instance.has_started:
+            return
+
+        def done(_: Any, raised: BaseException | None) -> None:
+            self.closing -= 1
+            if raised is not None:  # the plugin's own fault stays its own
+                report(
+                    logging.ERROR, "plugin %s, close of instance %d raised %s",
+                    instance.plugin.name, instance.id, type(raised).__name__, error=raised,
+                )  # fmt: skip
+
+        self.closing += 1
+        self.handlers.call(instance.plugin, CLOSE, instance.close, done)
 
     def _instance(self, id: int) -> Instance:
         """An instance in memory, or one from the store as it was: not started.
@@ -347,15 +409,3 @@ def _status(instance: Instance) -> dict[str, Any]:
         "Config": instance.config,
         "StartTime": instance.started,
     }
-
-
-def _close(instance: Instance) -> None:
-    if instance.close is None:
-        return
-    try:
-        instance.close()
-    except BaseException as error:  # the plugin's own fault stays its own
-        report(
-            logging.ERROR, "plugin %s, close of instance %d raised %s",
-            instance.plugin.name, instance.id, type(error).__name__, error=error,
-        )  # fmt: skip

@@ -49,6 +49,10 @@ PDK_CLASSES: dict[str, Callable[[], type[Namespace]]] = {
 }
 
 
+# What is called once for each object: by which names a plugin has it.
+HOOKS = {"start": ("start", "Start"), "close": ("close", "Close")}
+
+
 class Plugin:
     """A plugin, whichever way it was written.
 
@@ -60,6 +64,10 @@ class Plugin:
     :ivar pipelined: whether PDK calls without a result need not be waited for, over ProtoBuf:1.
     :ivar on_error: what becomes of a request whose handler failed: ``open`` lets it through,
         ``closed`` ends it with a 500, None is as the server is told.
+    :ivar blocking: whether its handlers block and run in threads; None: as it turns out.
+    :ivar coroutines: its phases whose handlers are ``async def``, and ``start`` and ``close`` if
+        they are.
+    :ivar made_for_threads: whether it was written for a server that runs handlers in threads.
     :ivar path: the file it was loaded from; empty when it came from an object.
     :ivar modified: when that file was changed, in seconds since the epoch.
     :ivar loaded: when it was loaded, in seconds since the epoch.
@@ -73,7 +81,10 @@ class Plugin:
         "_handlers",
         "_make",
         "_pdk",
+        "blocking",
+        "coroutines",
         "loaded",
+        "made_for_threads",
         "modified",
         "name",
         "on_error",
@@ -97,6 +108,8 @@ class Plugin:
         pdk: str = "typed",
         pipelined: bool = True,
         on_error: Optional[str] = None,
+        blocking: Optional[bool] = None,
+        coroutines: frozenset[str] = frozenset(),
         path: str = "",
         modified: float = 0.0,
     ) -> None:
@@ -113,6 +126,9 @@ class Plugin:
         self._pdk = pdk
         self.pipelined = pipelined
         self.on_error = on_error
+        self.blocking = blocking
+        self.coroutines = coroutines
+        self.made_for_threads = pdk in ("lua-style", "python-style")
 
     def __repr__(self) -> str:
         return f"<Plugin {self.name} {self.version} ({', '.join(self.phases)})>"
@@ -122,20 +138,28 @@ class Plugin:
         """The class of what a handler gets as its argument."""
         return PDK_CLASSES[self._pdk]()
 
+    @property
+    def async_kong(self) -> type[Namespace]:
+        """The class of what a handler that is ``async def`` gets."""
+        from kongps.pdk.aio import AsyncKong
+
+        return AsyncKong
+
     def new(self, config: dict[str, Any]) -> dict[str, Callable[..., Any]]:
         """Makes an object of the plugin for one configuration.
 
         :param config: what Kong sent, decoded; Kong's own keys such as ``__key__`` included.
         :return: the object's handlers by phase, each to be called with one argument, a ``kong``;
-            and ``close``, to be called without, when the object has it.
+            and ``start`` and ``close``, to be called without, when the object has them.
         :raises ConfigError: when the configuration does not fit the plugin's structure.
         :raises Exception: whatever the plugin's constructor raised.
         """
         made = self._make(config)
         handlers = {phase: getattr(made, name) for phase, name in self._handlers.items()}
-        close = _closer(made)
-        if close is not None:
-            handlers["close"] = close
+        for hook, names in HOOKS.items():
+            found = _method(made, names)
+            if found is not None:
+                handlers[hook] = found
         return handlers
 
     def info(self) -> dict[str, Any]:
@@ -149,9 +173,8 @@ class Plugin:
         }
 
 
-def _closer(made: object) -> Optional[Callable[[], Any]]:
-    for name in ("close", "Close"):
-        close = getattr(type(made), name, None)
-        if callable(close):
+def _method(made: object, names: tuple[str, ...]) -> Optional[Callable[[], Any]]:
+    for name in names:
+        if callable(getattr(type(made), name, None)):
             return getattr(made, name)  # type: ignore[no-any-return]
     return None

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Callable
 from kongps._version import __version__
 from kongps.core.connection import Unfinished, serve
 from kongps.core.dispatch import Dispatcher
-from kongps.core.inline_runner import InlineRunner
 from kongps.core.loop import Loop
 from kongps.core.report import report
+from kongps.core.watchdog import INTERRUPT
 from kongps.errors import ServerError
+from kongps.handlers import Handlers
 from kongps.loader import load_directory
 from kongps.methods import Methods
 
@@ -39,6 +40,9 @@ WATCH_INTERVAL = 1.0
 # Seconds between looks at whether the last running event has ended, once the server is to stop.
 DRAIN_INTERVAL = 0.02
 
+# Seconds that plugins get at least to close their instances at the server's end.
+CLOSE_TIMEOUT = 1.0
+
 # Seconds that a process gets to end, beyond the shutdown timeout, after it was told to by a signal:
 # a handler that never returns, or a thread of a plugin, must not keep it.
 STOP_GRACE = 2.0
@@ -53,8 +57,9 @@ def make_dispatcher(plugins: dict[str, Plugin], **options: Any) -> Dispatcher:
     :param plugins: the plugins by name.
     :param options: of :class:`kongps.core.dispatch.Dispatcher`, such as ``event_timeout``.
     """
-    dispatcher = Dispatcher(InlineRunner(), **options)
-    Methods(dispatcher, plugins)
+    handlers = Handlers()
+    dispatcher = Dispatcher(handlers.inline, **options)
+    Methods(dispatcher, plugins, handlers=handlers)
     return dispatcher
 
 
@@ -185,8 +190,17 @@ class Server:
         self.settings = settings
         self.loop = Loop(settings.max_connections)
         self._unfinished = Unfinished(settings.max_unfinished)
+        forever = float("inf")
+        self.handlers = Handlers(
+            self.loop.call_soon_threadsafe,
+            mode=settings.handlers,
+            threads=settings.handler_threads,
+            block_threshold=settings.block_threshold or forever,
+            handler_timeout=settings.handler_timeout or forever,
+        )
         self.dispatcher = Dispatcher(
-            InlineRunner(),
+            self.handlers.inline,
+            handler_timeout=settings.handler_timeout or forever,
             event_timeout=settings.event_timeout,
             pipelining=not settings.no_pipelining,
             on_error=settings.on_error,
@@ -216,6 +230,8 @@ class Server:
             errors=errors,
             max_instances=settings.max_instances,
             connections=lambda: self.loop.streams,
+            handlers=self.handlers,
+            call_later=self.loop.call_later,
         )
         # The socket files that are ours: path, and device and inode.
         self._sockets: dict[str, tuple[int, int]] = {}
@@ -270,6 +286,7 @@ class Server:
             __version__, ", ".join(self.plugins) or "no plugin", " and ".join(self._sockets),
             os.getpid(),
         )  # fmt: skip
+        self.handlers.watchdog.start()
         try:
             self.loop.run()
         finally:
@@ -301,6 +318,7 @@ class Server:
             number: signal.signal(number, lambda *_: self._signalled())
             for number in (signal.SIGTERM, signal.SIGINT)
         }
+        old[INTERRUPT] = signal.signal(INTERRUPT, lambda *_: self.handlers.watchdog.interrupted())
         old[signal.SIGUSR1] = signal.signal(
             signal.SIGUSR1, lambda *_: self.loop.call_soon_threadsafe(self._tell_numbers)
         )
@@ -342,9 +360,20 @@ class Server:
         if self.dispatcher.live_events and time.monotonic() < self._stop_at:
             self.loop.call_later(DRAIN_INTERVAL, self._drain)
         else:
+            self._end_events()
+            self.methods.close_all()
+            self._stop_at = max(self._stop_at, time.monotonic() + CLOSE_TIMEOUT)
+            self._await_closes()
+
+    def _await_closes(self) -> None:
+        assert self._stop_at is not None
+        if self.methods.closing and time.monotonic() < self._stop_at:
+            self.loop.call_later(DRAIN_INTERVAL, self._await_closes)
+        else:
             self.loop.stop()
 
     def _watch(self) -> None:
+        self.dispatcher.end_late_handlers()
         self.dispatcher.abandon_idle_events()
         if self.settings.instance_ttl:
             self.methods.close_idle(self.settings.instance_ttl)
@@ -370,14 +399,20 @@ class Server:
                 )
                 return
 
-    def _close(self) -> None:
+    def _end_events(self) -> None:
         left = self.dispatcher.abandon_all_events()
         if left:
             logger.warning("%d events had not ended in time", left)
-        self.loop.close_listeners()
         self.loop.close_streams()
+
+    def _close(self) -> None:
+        self.loop.close_listeners()
+        self._end_events()
         self._remove_sockets()
         self.methods.close_all()
+        if self.methods.closing:
+            logger.warning("%d instances had not closed in time", self.methods.closing)
+        self.handlers.stop()
 
     def _remove_sockets(self) -> None:
         """Removes the sockets, unless another server has put its own there meanwhile."""

@@ -26,6 +26,18 @@ MAX_INSTANCES = 65536
 # Bytes of messages that have not come whole, of all connections together: four of the largest.
 MAX_UNFINISHED = 268435456
 
+# Where handlers run: as each plugin says or turns out to need, or all of them in one way.
+HANDLERS = ("auto", "inline", "thread")
+
+# Most threads that may run handlers at a time. One costs about 100 KB once it has run.
+HANDLER_THREADS = 64
+
+# Seconds for which a handler may hold the loop's thread before it runs in threads.
+BLOCK_THRESHOLD = 0.02
+
+# Seconds after which an event fails whose handler has not ended: Kong waits 60 for an answer.
+HANDLER_TIMEOUT = 50.0
+
 # What may become of a request whose handler failed: it ends with a 500, or goes on.
 ON_ERROR = ("closed", "open")
 
@@ -52,6 +64,12 @@ class Settings:
     :ivar no_instance_store: whether instances are forgotten with the server's end.
     :ivar instance_ttl: seconds without an event after which an instance is closed and comes back
         from the store; 0 for never.
+    :ivar handlers: where handlers run, one of ``HANDLERS``; a plugin may say otherwise for itself.
+    :ivar handler_threads: most threads that may run handlers at a time.
+    :ivar block_threshold: seconds for which an inline handler may hold the server before its
+        plugin's handlers run in threads; 0 for any time.
+    :ivar handler_timeout: seconds after which an event fails whose handler has not ended; 0 for
+        never.
     :ivar max_connections: most connections; others wait.
     :ivar max_events: most events under way; one more fails.
     :ivar max_instances: most instances without an event under way; for one more, the one that was
@@ -77,6 +95,10 @@ class Settings:
     on_error: str = "closed"
     no_instance_store: bool = False
     instance_ttl: float = INSTANCE_TTL
+    handlers: str = "auto"
+    handler_threads: int = HANDLER_THREADS
+    block_threshold: float = BLOCK_THRESHOLD
+    handler_timeout: float = HANDLER_TIMEOUT
     max_connections: int = MAX_CONNECTIONS
     max_events: int = MAX_EVENTS
     max_instances: int = MAX_INSTANCES
@@ -142,6 +164,9 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "no_pipelining": parse_switch,
     "no_instance_store": parse_switch,
     "instance_ttl": parse_seconds,
+    "handler_threads": parse_count,
+    "block_threshold": parse_seconds,
+    "handler_timeout": parse_seconds,
     "max_connections": parse_count,
     "max_events": parse_count,
     "max_instances": parse_count,

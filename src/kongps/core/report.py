@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import traceback
+from types import FrameType
 
 logger = logging.getLogger("kongps")
 
@@ -50,3 +51,26 @@ def told_of(what: str, error: BaseException) -> str:
         return f"{what}: {text}".encode("utf-8", "backslashreplace").decode()
     except BaseException:  # the exception is the plugin's own class, and may raise in turn
         return what
+
+
+def place_of(frame: FrameType | None, path: str) -> str | None:
+    """Where a thread is, for the log.
+
+    :param frame: the innermost frame; None where there is none.
+    :param path: the plugin's file, whose own line is named first.
+    :returns: such as ``line 12 of my_plugin.py in access, in socket.py:705 in readinto``.
+    """
+    if frame is None:
+        return None
+    inner = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} in {_name(frame)}"
+    outer: FrameType | None = frame
+    while outer is not None and outer.f_code.co_filename != path:
+        outer = outer.f_back
+    if outer is None:
+        return inner
+    own = f"line {outer.f_lineno} of {os.path.basename(path)} in {_name(outer)}"
+    return own if outer is frame else f"{own}, in {inner}"
+
+
+def _name(frame: FrameType) -> str:
+    return getattr(frame.f_code, "co_qualname", frame.f_code.co_name)

@@ -110,6 +110,11 @@ cdef class Instance:
             self.runners = [None] * len(PHASE_NAMES)
         self.runners[PHASE_NAMES.index(phase)] = runner
 
+    @property
+    def has_started(self):
+        """Whether no ``start`` of the plugin's is under way."""
+        return self.starting is None
+
     def hold_events(self):
         """Has events wait from now on, until ``release_events``."""
         if self.starting is None:
@@ -593,7 +598,10 @@ cdef class Dispatcher:
                 if event.state == AWAY and event.started <= before:
                     late.append(event)
         for event in late:
-            event.overdue(event.runner.give_up(event))
+            if event.instance.starting is not None:
+                event.overdue("the start() of its instance")
+            else:
+                event.overdue(event.runner.give_up(event))
             event.protocol.send()
         return len(late)
 
@@ -825,6 +833,10 @@ cdef class Namespace:
         if type(value) is BodyFile:
             return value.read(function)
         return value
+
+    def _as(self, kind):
+        """:returns: another namespace for the same event; `kind` is a plain class of one."""
+        return bind(kind, self.event)
 
     @property
     def _phase(self):

@@ -6,10 +6,7 @@ switches back. Greenlets are kept and used again: starting one costs more than a
 
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.object cimport PyObject
-from cpython.pythread cimport (
-    NOWAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
-    PyThread_get_thread_ident, PyThread_release_lock,
-)
+from cpython.pythread cimport PyThread_get_thread_ident
 
 from kongps.core.dispatch cimport OVER, RUNNING, WAITING, Event, Runner, Told
 from kongps.core.function cimport Function
@@ -18,14 +15,12 @@ from kongps.core.greenlet cimport (
     PyGreenlet_Throw, greenlet,
 )
 from kongps.core.thread_locals cimport swap_thread_locals
+from kongps.core.watchdog cimport Visits
 
 from greenlet import GreenletExit
 
 from kongps.core.dispatch import HandlerExit
 from kongps.errors import PDKError
-
-cdef extern from "Python.h":
-    int PyThreadState_SetAsyncExc(unsigned long thread, PyObject* kind)
 
 PyGreenlet_Import()
 
@@ -72,56 +67,33 @@ cdef class Worker:
 cdef class InlineRunner(Runner):
     """Runs handlers in greenlets on the thread that dispatches."""
 
-    def __cinit__(self):
-        self.rouse = PyThread_allocate_lock()
-        if self.rouse == NULL:
-            raise MemoryError
-        PyThread_acquire_lock(self.rouse, NOWAIT_LOCK)
-
     def __init__(self):
         self.idle = []
+        self.visits = Visits()
 
-    def __dealloc__(self):
-        if self.rouse != NULL:
-            PyThread_free_lock(self.rouse)
-
-    def visit(self, str what not None, function):
+    def visit(self, what, function):
         """Calls plugin code that is no handler, such as a constructor, where handlers run.
 
-        :param what: what it is, for a watchdog to tell of.
+        :param what: what it is; a watchdog hands it on.
         :param function: called without arguments.
         :returns: what it returns.
         """
-        self.thread = PyThread_get_thread_ident()
-        self.hook = what
-        self.enter()
+        self.visits.thread = PyThread_get_thread_ident()
+        self.visits.hook = what
+        self.visits.enter()
         try:
             return function()
         finally:
-            self.leave(None)
-            self.hook = None
+            self.visits.leave(None)
+            self.visits.hook = None
 
-    cdef int enter(self) noexcept:
-        """Plugin code gets the thread."""
-        self.visits += 1
-        if self.dozing:
-            self.dozing = False
-            PyThread_release_lock(self.rouse)
-        return 0
-
-    cdef int leave(self, Event event) except -1:
-        """Plugin code gives the thread back."""
-        if self.suspect == self.visits and self.caught is not None:
-            self.caught(event, self.hook)
-        self.visits += 1
-        if self.interrupted:
-            self.interrupted = False
-            PyThreadState_SetAsyncExc(self.thread, NULL)  # it has not come in time
-        return 0
+    def watched(self):
+        """:returns: what a :class:`kongps.core.watchdog.Watchdog` watches."""
+        return self.visits
 
     cdef int start(self, Event event) except -1:
         cdef Worker worker
-        if self.thread != PyThread_get_thread_ident():
+        if self.visits.thread != PyThread_get_thread_ident():
             self.idle = []  # a greenlet belongs to its thread
         if self.idle:
             worker = <Worker?>self.idle.pop()
@@ -137,20 +109,20 @@ cdef class InlineRunner(Runner):
         return self.switch_to(event)
 
     cdef int switch_to(self, Event event) except -1:
-        cdef Event outer = self.current
+        cdef Event outer = self.visits.event
         cdef Worker worker = <Worker?>event.task
         cdef PyObject* locals = swap_thread_locals(event.locals)
         event.locals = NULL
         self.loop = PyGreenlet_GetCurrent()
-        self.thread = PyThread_get_thread_ident()
-        self.current = event
-        self.enter()
+        self.visits.thread = PyThread_get_thread_ident()
+        self.visits.event = event
+        self.visits.enter()
         try:
             PyGreenlet_Switch(worker.greenlet, NULL, NULL)
         finally:
-            self.current = outer
+            self.visits.event = outer
             event.locals = swap_thread_locals(locals)
-            self.leave(event)
+            self.visits.leave(event)
             if event.task is None and event.locals != NULL:
                 event.drop_locals()
         return 0
@@ -161,7 +133,7 @@ cdef class InlineRunner(Runner):
         Code of a plugin that knows greenlets may have woken the worker in the middle of another
         event's handler; that one goes on then.
         """
-        cdef Event current = self.current
+        cdef Event current = self.visits.event
         if current is not None and current.state == RUNNING and current.task is not None and (
             current.task is not worker
         ):
@@ -174,7 +146,7 @@ cdef class InlineRunner(Runner):
         cdef object value
         cdef Worker worker
         cdef Told told
-        if event is not self.current or PyThread_get_thread_ident() != self.thread:
+        if event is not self.visits.event or PyThread_get_thread_ident() != self.visits.thread:
             raise PDKError(
                 function.name,
                 "called from outside the handler of its event: the event is over, or this is "
@@ -207,22 +179,22 @@ cdef class InlineRunner(Runner):
         return value
 
     cdef int abandon(self, Event event) except -1:
-        cdef Event outer = self.current
+        cdef Event outer = self.visits.event
         cdef PyObject* locals
         if event.task is None:
             return 0  # it waits for its instance to start
         locals = swap_thread_locals(event.locals)
         event.locals = NULL
         self.loop = PyGreenlet_GetCurrent()
-        self.current = event
-        self.enter()
+        self.visits.event = event
+        self.visits.enter()
         try:
             PyGreenlet_Throw(
                 (<Worker?>event.task).greenlet, HandlerExit, "abandoned by Kong", NULL
             )
         finally:
-            self.current = outer
+            self.visits.event = outer
             event.locals = swap_thread_locals(locals)
-            self.leave(event)
+            self.visits.leave(event)
             event.drop_locals()
         return 0

@@ -62,6 +62,7 @@ cdef class Loop:
     cdef long timers_made
     cdef object calls             # collections.deque, filled by other threads too
     cdef Waker waker
+    cdef bint asleep              # or about to be, having looked for calls
     cdef bint stopping
     cdef readonly Py_ssize_t streams      # connections that are open
     cdef readonly Py_ssize_t max_streams

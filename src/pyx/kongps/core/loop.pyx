@@ -16,6 +16,7 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, EN
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as close_fd
 from posix.unistd cimport read as read_fd
+from posix.unistd cimport write as write_fd
 
 from kongps.core.buffer cimport Buffer, buffer_consume, buffer_size
 
@@ -434,14 +435,14 @@ cdef class Loop:
     def call_soon_threadsafe(self, callback):
         """Calls `callback` on the loop's thread at its next turn. From any thread."""
         self.calls.append(callback)
-        self.wake()
+        if self.asleep:
+            self.wake()
 
     def wake(self):
         """Ends the loop's sleep. From any thread."""
-        try:
-            os.write(self.waker.write_fd, b"\0")
-        except OSError:
-            pass  # the pipe is full: the loop will wake anyway; or the loop is gone
+        # When the pipe is full the loop will wake anyway; or the loop is gone.
+        self.asleep = False
+        write_fd(self.waker.write_fd, b"\0", 1)
 
     def stop(self):
         """Makes ``run`` return after its present turn. From any thread, or a signal handler."""
@@ -457,9 +458,11 @@ cdef class Loop:
         while not self.stopping:
             if self.epoll_fd < 0:
                 os._exit(1)  # a child process came here from a handler that forked
+            self.asleep = True
             timeout = self.timeout()
             with nogil:
                 count = epoll_wait(self.epoll_fd, events, EVENTS_AT_ONCE, timeout)
+            self.asleep = False
             if count < 0:
                 if errno != EINTR:
                     raise OSError(errno, os.strerror(errno))

@@ -1,0 +1,42 @@
+"""Handlers that run elsewhere than on the loop's thread; the base of threads and asyncio."""
+
+from kongps.core.dispatch cimport Event, Runner
+from kongps.core.function cimport Function
+
+
+cdef enum Said:
+    CALLS       # a PDK function
+    RETURNED
+    RAISED
+
+
+cdef enum Outcome:
+    GIVEN       # `value` is what the function returned
+    REFUSED     # `value` is to be raised
+    FAILED      # `value` is what Kong says was wrong
+    OVER_NOW    # the event is over: the handler ends
+
+
+cdef class Handling:
+    """A handler under way elsewhere: what it says to the loop, and what it hears."""
+    cdef Event event
+    cdef Said said
+    cdef Function function
+    cdef tuple args
+    cdef bint asked             # Kong was asked, and a step is to bring the answer
+    cdef Outcome outcome
+    cdef object value           # of the outcome; or what the handler raised
+
+    cdef object result(self)
+
+
+cdef class AwayRunner(Runner):
+    cdef object call_soon       # has the loop call something soon; from any thread
+    cdef object hear_all
+    cdef object said            # collections.deque of Handling that the loop is to hear
+    cdef bint due               # the loop was asked to
+
+    cdef int say(self, Handling handling) except -1
+    cdef int hear(self, Handling handling) except -1
+    cdef int answer(self, Handling handling) except -1
+    cdef int ended(self, Handling handling) except -1
