@@ -125,7 +125,11 @@ def test_static_and_class_methods_can_be_handlers() -> None:
 @pytest.mark.parametrize(
     ("handler", "expected"),
     [
-        ("async def access(self, kong): pass", "REPLACED"),
+        ("async def access(self, kong): yield", "is a generator"),
+        (
+            "async def access(self, kong): pass\n def __init__(self, config): pass",
+            "handlers of kong-python-pdk's layout cannot be async",
+        ),
         ("def access(self, kong): yield", "is a generator"),
         ("def access(self): pass", "a handler takes kong, and nothing else"),
         ("def access(self, kong, other): pass", "a handler takes kong, and nothing else"),

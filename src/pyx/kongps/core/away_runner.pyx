@@ -68,7 +68,7 @@ cdef class AwayRunner(Runner):
             if given_up or event.state != AWAY:
                 handling.outcome = OVER_NOW
                 return self.answer(handling)
-            event.state = RUNNING
+            event.take_back()
             try:
                 event.ask(handling.function, handling.args)
             except BaseException as error:
@@ -81,13 +81,13 @@ cdef class AwayRunner(Runner):
             handling.asked = event.state == WAITING
             if not handling.asked:
                 if event.state == RUNNING:
-                    event.state = AWAY
+                    event.hold()
                 self.answer(handling)
             return event.protocol.send()
         if not given_up:
             event.task = None
             if event.state == AWAY:
-                event.state = RUNNING
+                event.take_back()
         if handling.said == RAISED:
             event.raised(handling.value)
         elif not given_up:

@@ -89,6 +89,8 @@ cdef class Connection(Stream):
             return self.refuse(error)
         if self.session.protocol.closing and buffer_size(self.outbox) == 0:
             return self.close()
+        if self.session.protocol.held >= self.session.protocol.most_held and self.fd >= 0:
+            self.watch(0)  # until something is answered
         return self.count()
 
     cdef int refuse(self, object error) except -1:

@@ -83,6 +83,7 @@ cdef class Event:
     cdef bint tell(self) except -1
     cdef int drop_locals(self) except -1
     cdef int hold(self) except -1
+    cdef int take_back(self) noexcept
     cdef int overdue(self, object where) except -1
     cdef bint too_late(self) except -1
     cdef object make_pdk(self)

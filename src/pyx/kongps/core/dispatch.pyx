@@ -134,7 +134,7 @@ cdef class Instance:
         for event in waiting or ():
             if event.state != AWAY:
                 continue
-            event.state = RUNNING
+            event.take_back()
             if failure is not None:
                 event.fail(failure)
             else:
@@ -310,7 +310,14 @@ cdef class Event:
     cdef int hold(self) except -1:
         """The handler goes on elsewhere; Kong's call is answered later."""
         self.state = AWAY
+        self.protocol.held += 1
         return self.protocol.hold(self.id)
+
+    cdef int take_back(self) noexcept:
+        """The loop acts for an event that was AWAY."""
+        self.state = RUNNING
+        self.protocol.held -= 1
+        return 0
 
     cdef int overdue(self, object where) except -1:
         """The handler has had its time: the event fails, whatever the handler does.
@@ -320,7 +327,8 @@ cdef class Event:
         cdef str limit = f"{self.dispatcher.handler_timeout:g} s"
         cdef str reason = f"{self.describe()} has not ended in {limit}"
         report(ERROR, "%s%s; its event fails", reason, f", and is at {where}" if where else "")
-        self.state = RUNNING
+        if self.state == AWAY:
+            self.take_back()
         self.untold = f"{reason}, and is at {where}" if where else reason
         return self.fail(reason)
 

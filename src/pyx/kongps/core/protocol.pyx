@@ -60,6 +60,9 @@ cdef class Outlet:
 cdef class Protocol:
     """One connection's protocol; the base of each."""
 
+    def __cinit__(self):
+        self.most_held = MOST_HELD
+
     def __dealloc__(self):
         buffer_free(&self.inbox)
         buffer_free(&self.outbox)

@@ -75,6 +75,9 @@ cdef class Session:
         if self.protocol is None:
             return False
         while buffer_size(&self.protocol.outbox) <= most_unsent:
+            if self.protocol.held >= self.protocol.most_held:
+                self.call.value = None
+                return False
             if not self.protocol.next_call(self.call):
                 self.call.value = None
                 return False

@@ -29,6 +29,7 @@ cdef class ThreadRunner(AwayRunner):
     cdef bint told_full
     cdef dict trials              # TrialRunner by plugin's name and phase
 
+    cdef bint has_free(self)
     cdef HandlerThread free_thread(self)
     cdef int give(self, HandlerThread thread, object job) except -1
     cdef int spawn(self) except -1

@@ -28,6 +28,20 @@ from kongps.core.thread_locals cimport swap_thread_locals
 from kongps.core.report import place_of, report
 from kongps.errors import PDKError
 
+cdef extern from *:
+    """
+    #include <malloc.h>
+
+    /* Threads that take turns under Python's lock need no memory pools of their own: with those,
+       64 threads hold tens of megabytes that are free. */
+    static void kongps_share_arenas(void) {
+    #ifdef M_ARENA_MAX
+        mallopt(M_ARENA_MAX, 2);
+    #endif
+    }
+    """
+    void share_arenas "kongps_share_arenas" () noexcept
+
 cdef double monotonic() noexcept:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
@@ -94,6 +108,7 @@ cdef class ThreadRunner(AwayRunner):
 
     def __init__(self, call_soon, int most=MOST_THREADS):
         AwayRunner.__init__(self, call_soon)
+        share_arenas()
         self.most = most
         self.idle = []
         self.waiting = deque()
@@ -134,6 +149,12 @@ cdef class ThreadRunner(AwayRunner):
             self.waiting.append((function, done))
         else:
             self.give(thread, (function, done))
+
+    cdef bint has_free(self):
+        """Whether an event need not wait for a thread."""
+        return len(self.idle) > 0 or (
+            self.threads - self.stuck < self.most and self.threads < 2 * self.most
+        )
 
     cdef HandlerThread free_thread(self):
         if not self.idle and self.threads - self.stuck < self.most:
@@ -267,8 +288,8 @@ cdef class ThreadRunner(AwayRunner):
 cdef class TrialRunner(Runner):
     """Runs the handlers of a plugin's phase until it is known whether they are quick.
 
-    A few at a time run inline, under the watchdog's eyes; with more, they run in threads, so that
-    a burst of events at the beginning does not block one after the other.
+    A few at a time run inline, under the watchdog's eyes; with more, they run in threads while
+    there are some, so that a burst of events at the beginning does not block one after the other.
 
     :param plugin: the plugin's name.
     :param phase: the phase's name.
@@ -301,7 +322,9 @@ cdef class TrialRunner(Runner):
             else:
                 inline_events.append(one)
         self.inline_events = inline_events
-        if self.left == 0 or len(inline_events) < self.most_inline:
+        if self.left == 0 or len(inline_events) < self.most_inline or (
+            self.most_inline and not self.threads.has_free()
+        ):
             inline_events.append(event)
             event.runner = self.inline
         else:
