@@ -45,6 +45,11 @@ def over_best_python(measured: Measured) -> Optional[Spread]:
     return ratio("kongps", best, "events_per_second")(measured)
 
 
+def over_python_threads(measured: Measured) -> Optional[Spread]:
+    """Handlers in threads on both sides."""
+    return ratio("kongps-threads", "kong-python-pdk-threads", "events_per_second")(measured)
+
+
 def resident_mb(measured: Measured) -> Optional[Spread]:
     cell = hello(measured, 16)
     found = cell["summary"].get("kongps") if cell else None

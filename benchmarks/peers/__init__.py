@@ -23,6 +23,7 @@ def all_peers(tools: Path) -> dict[str, Peer]:
     peers: list[Peer] = [
         Floor(tools / "floor", "msgpack"),
         Kongps("msgpack"),
+        Kongps("msgpack", "threads", ("--handlers", "thread")),
         GoPluginserver(),
         KongPythonPdk("gevent", "--gevent"),
         KongPythonPdk("threads", None),
@@ -30,6 +31,7 @@ def all_peers(tools: Path) -> dict[str, Peer]:
         KongJsPdk(),
         Floor(tools / "floor", "protobuf"),
         Kongps("protobuf"),
+        Kongps("protobuf", "threads", ("--handlers", "thread")),
         GoPdk(),
     ]
     return {peer.name: peer for peer in peers}

@@ -25,9 +25,11 @@ class Kongps(Peer):
 
     family = "kongps"
 
-    def __init__(self, protocol: str) -> None:
-        self.name = "kongps" if protocol == "msgpack" else f"kongps-{protocol}"
+    def __init__(self, protocol: str, mode: str = "", flags: Sequence[str] = ()) -> None:
+        parts = ("kongps", "" if protocol == "msgpack" else protocol, mode)
+        self.name = "-".join(filter(None, parts))
         self.protocol = protocol
+        self._flags = flags
         self._python = sys.executable
 
     def prepare(self, home: Path, workload: str) -> None:
@@ -51,7 +53,7 @@ class Kongps(Peer):
     def launch(self, home: Path, run: Path, workload: str) -> Launch:
         socket = run / "kongps.sock"
         argv = [self._python, "-m", "kongps", "serve", "--plugins-directory"]
-        argv += [str(home / "plugins" / workload), "--socket", str(socket)]
+        argv += [str(home / "plugins" / workload), "--socket", str(socket), *self._flags]
         return Launch(argv, socket, workload)
 
     def dump(self, home: Path, run: Path, workload: str) -> Sequence[str]:

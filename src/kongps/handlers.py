@@ -11,7 +11,7 @@ events in threads. An ``async def`` handler runs under asyncio.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 
 from kongps.core.dispatch import Event, Runner
 from kongps.core.inline_runner import InlineRunner
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kongps.core.async_runner import AsyncRunner
     from kongps.core.dispatch import Dispatcher
     from kongps.core.thread_runner import ThreadRunner
+    from kongps.core.turn import Turn
     from kongps.plugin import Plugin
 
 __all__ = ["Handlers"]
@@ -37,15 +38,21 @@ TRIAL_EVENTS = 64
 TRIAL_THRESHOLD = 0.001
 TRIAL_INLINE = 4
 
-CallSoon = Callable[[Callable[[], object]], object]
 Done = Callable[[Any, Optional[BaseException]], object]
+
+
+class LoopLike(Protocol):
+    """What of a :class:`kongps.core.loop.Loop` is needed."""
+
+    @property
+    def turn(self) -> Turn: ...
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None: ...
 
 
 class Handlers:
     """Chooses where plugin code runs.
 
-    :param call_soon: has the loop's thread call something soon, from any thread; without it,
-        everything runs inline.
+    :param loop: the loop on whose thread inline handlers run; without one, everything runs inline.
     :param mode: one of ``kongps.settings.HANDLERS``.
     :param threads: most threads that may have work at a time.
     :param block_threshold: seconds for which a handler may hold the loop's thread.
@@ -56,7 +63,7 @@ class Handlers:
 
     def __init__(
         self,
-        call_soon: CallSoon | None = None,
+        loop: LoopLike | None = None,
         *,
         mode: str = "auto",
         threads: int = HANDLER_THREADS,
@@ -69,7 +76,7 @@ class Handlers:
             self.inline.watched(), block_threshold, handler_timeout, self._blocked
         )
         self.dispatcher: Dispatcher | None = None
-        self._call_soon = call_soon
+        self._loop = loop
         self._most_threads = threads
         self._threads: ThreadRunner | None = None
         self._asyncio: AsyncRunner | None = None
@@ -84,8 +91,10 @@ class Handlers:
         if self._threads is None:
             from kongps.core.thread_runner import ThreadRunner
 
-            assert self._call_soon is not None
-            self._threads = ThreadRunner(self._call_soon, self._most_threads)
+            assert self._loop is not None
+            self._threads = ThreadRunner(
+                self._loop.call_soon_threadsafe, self._loop.turn, self._most_threads
+            )
         return self._threads
 
     @property
@@ -94,8 +103,8 @@ class Handlers:
         if self._asyncio is None:
             from kongps.core.async_runner import AsyncRunner
 
-            assert self._call_soon is not None
-            self._asyncio = AsyncRunner(self._call_soon)
+            assert self._loop is not None
+            self._asyncio = AsyncRunner(self._loop.call_soon_threadsafe, self._loop.turn)
         return self._asyncio
 
     def runner(self, plugin: Plugin, what: str) -> Runner:
@@ -105,7 +114,7 @@ class Handlers:
         """
         if what in plugin.coroutines:
             return self.asyncio
-        if self._call_soon is None or plugin.blocking is False:
+        if self._loop is None or plugin.blocking is False:
             return self.inline
         if plugin.blocking or self.mode == "thread":
             return self.threads
@@ -113,7 +122,7 @@ class Handlers:
 
     def runners(self, plugin: Plugin) -> dict[str, Runner]:
         """Where the handlers of a plugin run, by phase; those that are not inline."""
-        if plugin.blocking is None and self.mode == "auto" and self._call_soon is not None:
+        if plugin.blocking is None and self.mode == "auto" and self._loop is not None:
             for phase in plugin.phases:
                 if phase not in plugin.coroutines and (plugin.name, phase) not in self._moved:
                     self._moved[plugin.name, phase] = self._trial(plugin, phase)
@@ -175,7 +184,7 @@ class Handlers:
         if (plugin.name, what) in self._told:
             return
         self._told.add((plugin.name, what))
-        moves = self.mode == "auto" and plugin.blocking is None and self._call_soon is not None
+        moves = self.mode == "auto" and plugin.blocking is None and self._loop is not None
         if what == CONSTRUCTOR:
             advice = "what takes time belongs into start()"
         elif moves:

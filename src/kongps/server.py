@@ -192,7 +192,7 @@ class Server:
         self._unfinished = Unfinished(settings.max_unfinished)
         forever = float("inf")
         self.handlers = Handlers(
-            self.loop.call_soon_threadsafe,
+            self.loop,
             mode=settings.handlers,
             threads=settings.handler_threads,
             block_threshold=settings.block_threshold or forever,

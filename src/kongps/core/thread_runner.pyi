@@ -3,6 +3,7 @@ from typing import Any
 
 from kongps.core.away_runner import AwayRunner
 from kongps.core.dispatch import Runner
+from kongps.core.turn import Turn
 
 class ThreadRunner(AwayRunner):
     @property
@@ -12,7 +13,7 @@ class ThreadRunner(AwayRunner):
     @property
     def threads(self) -> int: ...
     def __init__(
-        self, call_soon: Callable[[Callable[[], object]], object], most: int = 64
+        self, call_soon: Callable[[Callable[[], object]], object], turn: Turn, most: int = 64
     ) -> None: ...
     def end_trial(self, plugin: str, phase: str) -> None: ...
     def submit(

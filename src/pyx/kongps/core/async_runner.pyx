@@ -138,11 +138,12 @@ cdef class AsyncioThread:
 cdef class AsyncRunner(AwayRunner):
     """Runs handlers that are ``async def``.
 
-    :param call_soon: as :class:`AwayRunner` has it.
+    :param call_soon, turn: as :class:`AwayRunner` has them.
     """
 
     cdef AsyncioThread thread(self):
         if self.home is None:
+            self.turn.share()
             self.home = AsyncioThread(self, self.replaced + 1)
         return self.home
 

@@ -2,6 +2,7 @@
 
 from kongps.core.dispatch cimport Event, Runner
 from kongps.core.function cimport Function
+from kongps.core.turn cimport Turn
 
 
 cdef enum Said:
@@ -32,6 +33,7 @@ cdef class Handling:
 
 cdef class AwayRunner(Runner):
     cdef object call_soon       # has the loop call something soon; from any thread
+    cdef Turn turn
     cdef object hear_all
     cdef object said            # collections.deque of Handling that the loop is to hear
     cdef bint due               # the loop was asked to

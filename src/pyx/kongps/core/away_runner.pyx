@@ -1,14 +1,16 @@
 """Handlers that run elsewhere than on the loop's thread; see ``away_runner.pxd``.
 
-All that belongs to an event is changed on the loop's thread. A handler elsewhere *says* what it
-wants, a PDK call or its end, and sleeps; the loop *hears* it, does for it what an inline handler
-would have done itself, and *answers* when Kong has.
+All that belongs to an event is changed by who has the loop's turn: its thread, or one that borrows
+it while the loop sleeps. A handler elsewhere *says* what it wants, a PDK call or its end, and
+sleeps; the loop *hears* it, does for it what an inline handler would have done itself, and
+*answers* when Kong has. While the loop sleeps, the handler's own thread hears what it says.
 """
 
 from collections import deque
 
 from kongps.core.dispatch cimport AWAY, OVER, RUNNING, WAITING, Event, Runner
 from kongps.core.function cimport Function
+from kongps.core.turn cimport Turn
 
 from kongps.core.dispatch import HandlerExit
 from kongps.errors import PDKError
@@ -36,15 +38,22 @@ cdef class AwayRunner(Runner):
 
     :param call_soon: has the loop's thread call something soon, from any thread; such as
         ``Loop.call_soon_threadsafe``.
+    :param turn: the loop's turn.
     """
 
-    def __init__(self, call_soon):
+    def __init__(self, call_soon, Turn turn not None):
         self.call_soon = call_soon
+        self.turn = turn
         self.hear_all = self._hear_all
         self.said = deque()
 
     cdef int say(self, Handling handling) except -1:
         """From anywhere: has the loop hear what `handling` says."""
+        if handling.said != RAISED and handling.event is not None and self.turn.borrow():
+            try:
+                return self.hear(handling)
+            finally:
+                self.turn.return_it()
         self.said.append(handling)
         if not self.due:
             self.due = True
@@ -58,7 +67,7 @@ cdef class AwayRunner(Runner):
             self.hear(<Handling?>self.said.popleft())
 
     cdef int hear(self, Handling handling) except -1:
-        """On the loop's thread: does what a handler elsewhere wants."""
+        """In the loop's turn: does what a handler elsewhere wants."""
         cdef Event event = handling.event
         cdef bint given_up
         if event is None:
@@ -83,7 +92,7 @@ cdef class AwayRunner(Runner):
                 if event.state == RUNNING:
                     event.hold()
                 self.answer(handling)
-            return event.protocol.send()
+            return event.protocol.push()
         if not given_up:
             event.task = None
             if event.state == AWAY:
@@ -92,7 +101,7 @@ cdef class AwayRunner(Runner):
             event.raised(handling.value)
         elif not given_up:
             event.returned()
-        event.protocol.send()
+        event.protocol.push()
         handling.event = None
         handling.value = None
         return self.ended(handling)

@@ -116,6 +116,19 @@ cdef class ConnectionOutlet(Outlet):
     cdef int send(self) except -1:
         return self.connection.sent()
 
+    cdef int push(self) except -1:
+        cdef Connection connection = self.connection
+        connection.flush()
+        if connection.session.protocol.closing or buffer_size(
+            &connection.session.protocol.inbox
+        ):
+            connection.loop.call_soon_threadsafe(self.send_soon)
+        return 0
+
+    def send_soon(self):
+        """Does what is left to do on the loop's thread."""
+        self.connection.sent()
+
 
 def serve(Loop loop not None, listening, Dispatcher dispatcher not None,
           Unfinished unfinished=None):

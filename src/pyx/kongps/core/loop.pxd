@@ -1,6 +1,7 @@
 """Sockets, timers and wake-ups. The loop knows no protocol: a ``Stream`` is bytes both ways."""
 
 from kongps.core.buffer cimport Buffer
+from kongps.core.turn cimport Turn
 
 cdef enum:
     # A peer that lets this many answer bytes pile up is not read from until they are gone. One
@@ -61,6 +62,7 @@ cdef class Loop:
     cdef list timers              # a heap
     cdef long timers_made
     cdef object calls             # collections.deque, filled by other threads too
+    cdef readonly Turn turn
     cdef Waker waker
     cdef bint asleep              # or about to be, having looked for calls
     cdef bint stopping

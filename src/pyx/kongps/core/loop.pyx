@@ -19,6 +19,7 @@ from posix.unistd cimport read as read_fd
 from posix.unistd cimport write as write_fd
 
 from kongps.core.buffer cimport Buffer, buffer_consume, buffer_size
+from kongps.core.turn cimport Turn
 
 from kongps.core.report import report
 
@@ -348,6 +349,7 @@ cdef class Loop:
         self.closed_now = []
         self.timers = []
         self.calls = deque()
+        self.turn = Turn()
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise OSError(errno, os.strerror(errno))
@@ -460,8 +462,10 @@ cdef class Loop:
                 os._exit(1)  # a child process came here from a handler that forked
             self.asleep = True
             timeout = self.timeout()
+            self.turn.give_back()
             with nogil:
                 count = epoll_wait(self.epoll_fd, events, EVENTS_AT_ONCE, timeout)
+            self.turn.take()
             self.asleep = False
             if count < 0:
                 if errno != EINTR:

@@ -32,6 +32,7 @@ cdef class Call:
 cdef class Outlet:
     """Where a protocol's bytes leave when no call on its connection brought them about."""
     cdef int send(self) except -1
+    cdef int push(self) except -1
 
 cdef class Protocol:
     cdef Buffer inbox
@@ -48,6 +49,7 @@ cdef class Protocol:
     cdef bint next_call(self, Call call) except -1
     cdef int hold(self, int64_t event) except -1
     cdef int send(self) except -1
+    cdef int push(self) except -1
     cdef int answer_return(self, int64_t sequence, int64_t event) except -1
     cdef bint answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
                               tuple args, bint pipelined) except -1

@@ -56,6 +56,10 @@ cdef class Outlet:
         """Sends what is in the outbox, and closes the connection if the protocol is closing."""
         raise NotImplementedError
 
+    cdef int push(self) except -1:
+        """The same from whoever has the loop's turn: what else is to do, the loop does soon."""
+        raise NotImplementedError
+
 
 cdef class Protocol:
     """One connection's protocol; the base of each."""
@@ -87,6 +91,12 @@ cdef class Protocol:
         """What is in the outbox came about without a call on this connection: sends it."""
         if self.outlet is not None:
             self.outlet.send()
+        return 0
+
+    cdef int push(self) except -1:
+        """The same from whoever has the loop's turn."""
+        if self.outlet is not None:
+            self.outlet.push()
         return 0
 
     cdef int answer_return(self, int64_t sequence, int64_t event) except -1:

@@ -24,6 +24,7 @@ from kongps.core.dispatch cimport AWAY, OVER, Event, Runner, Told
 from kongps.core.function cimport Function
 from kongps.core.phases cimport phase_name
 from kongps.core.thread_locals cimport swap_thread_locals
+from kongps.core.turn cimport Turn
 
 from kongps.core.report import place_of, report
 from kongps.errors import PDKError
@@ -102,12 +103,12 @@ cdef class HandlerThread(Handling):
 cdef class ThreadRunner(AwayRunner):
     """Runs handlers in threads.
 
-    :param call_soon: as :class:`AwayRunner` has it.
+    :param call_soon, turn: as :class:`AwayRunner` has them.
     :param most: most threads that may have work at a time.
     """
 
-    def __init__(self, call_soon, int most=MOST_THREADS):
-        AwayRunner.__init__(self, call_soon)
+    def __init__(self, call_soon, Turn turn not None, int most=MOST_THREADS):
+        AwayRunner.__init__(self, call_soon, turn)
         share_arenas()
         self.most = most
         self.idle = []
@@ -171,6 +172,7 @@ cdef class ThreadRunner(AwayRunner):
 
     cdef int spawn(self) except -1:
         cdef HandlerThread made = HandlerThread()
+        self.turn.share()
         made.runner = self
         self.started += 1
         made.thread = threading.Thread(
