@@ -25,6 +25,7 @@ def test_all_examples_load() -> None:
     loaded = load_directory(EXAMPLES)
     assert loaded.errors == []
     assert set(loaded.plugins) == {
+        "async_gate",
         "hello",
         "hello_go",
         "hello_kong_pdk",

@@ -21,7 +21,7 @@ from kongps.core.loop import Loop
 from kongps.core.report import report
 from kongps.core.watchdog import INTERRUPT
 from kongps.errors import ServerError
-from kongps.handlers import Handlers
+from kongps.handlers import Handlers, LoopLike
 from kongps.loader import load_directory
 from kongps.methods import Methods
 
@@ -51,13 +51,17 @@ STOP_GRACE = 2.0
 TRIM_INTERVAL = 3600.0
 
 
-def make_dispatcher(plugins: dict[str, Plugin], **options: Any) -> Dispatcher:
+def make_dispatcher(
+    plugins: dict[str, Plugin], loop: LoopLike | None = None, **options: Any
+) -> Dispatcher:
     """A dispatcher that serves some plugins, without a server around it.
 
     :param plugins: the plugins by name.
+    :param loop: what has this thread call something, for plugins with handlers elsewhere: those
+        that say ``blocking = True`` or are ``async def``.
     :param options: of :class:`kongps.core.dispatch.Dispatcher`, such as ``event_timeout``.
     """
-    handlers = Handlers()
+    handlers = Handlers(loop, mode="inline")
     dispatcher = Dispatcher(handlers.inline, **options)
     Methods(dispatcher, plugins, handlers=handlers)
     return dispatcher

@@ -34,6 +34,7 @@ from kongps.testing.schema import fill
 from kongps.testing.values import Headers, HeaderValue, LuaError, json_text, unpacker
 from kongps.testing.versions import parse_version
 from kongps.testing.wire import (
+    Calls,
     Connection,
     Pool,
     Reader,
@@ -277,6 +278,7 @@ class Kong:
         self._next_port = 40000
 
         self._dispatcher: Any = None
+        self._calls = Calls()
         self._socket = os.fspath(socket) if socket is not None else None
         names: list[str] = []
         if plugin is not None:
@@ -305,7 +307,7 @@ class Kong:
     def _serve(self, plugins: Mapping[str, Plugin]) -> None:
         from kongps.server import make_dispatcher
 
-        self._dispatcher = make_dispatcher(dict(plugins))
+        self._dispatcher = make_dispatcher(dict(plugins), self._calls)
 
     def _connect(self, number: int) -> Connection:
         reader: Reader = FrameReader() if self.protocol == "protobuf" else unpacker()
@@ -313,7 +315,7 @@ class Kong:
             return SocketConnection(self._socket, number, reader, self.timeout)
         from kongps.core.session import Session
 
-        return SessionConnection(Session(self._dispatcher), number, reader)
+        return SessionConnection(Session(self._dispatcher), number, reader, self._calls)
 
     def _entities(
         self, plugins: Plugins | None, names: list[str], config: Mapping[str, Any] | None

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from kongps.core.turn import Turn
 
 __all__ = [
+    "Calls",
     "Connection",
     "Pool",
     "Reader",
@@ -147,12 +153,42 @@ class Session(Protocol):
     def connection_lost(self) -> None: ...
 
 
+class Calls:
+    """Has this thread call what handlers in other threads ask for, as a server's loop would.
+
+    :ivar turn: never lent: everything is called here.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[Callable[[], object]] = SimpleQueue()
+
+    @functools.cached_property
+    def turn(self) -> Turn:
+        from kongps.core.turn import Turn
+
+        return Turn()
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        """Has `callback` called by :meth:`run`. From any thread."""
+        self._waiting.put(callback)
+
+    def run(self, seconds: float) -> None:
+        """Calls what was asked for; waits for it if there is nothing yet."""
+        try:
+            self._waiting.get(timeout=seconds)()
+            while True:
+                self._waiting.get_nowait()()
+        except Empty:
+            pass
+
+
 class SessionConnection(Connection):
     """A connection to a plugin server in this process: no socket, no thread."""
 
-    def __init__(self, session: Session, number: int, reader: Reader) -> None:
+    def __init__(self, session: Session, number: int, reader: Reader, calls: Calls) -> None:
         super().__init__(number, reader)
         self._session = session
+        self._calls = calls
         self._closed = False
 
     def _write(self, data: bytes) -> None:
@@ -175,7 +211,7 @@ class SessionConnection(Connection):
                 raise EOFError("closed")
             if time.monotonic() >= deadline:
                 raise TimeoutError
-            time.sleep(_POLL)
+            self._calls.run(_POLL)
 
     @property
     def alive(self) -> bool:
