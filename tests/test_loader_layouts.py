@@ -133,11 +133,70 @@ def test_static_and_class_methods_can_be_handlers() -> None:
         ("def access(self, kong): yield", "is a generator"),
         ("def access(self): pass", "a handler takes kong, and nothing else"),
         ("def access(self, kong, other): pass", "a handler takes kong, and nothing else"),
+        ("def access(self, kong, *, other): pass", "a handler takes kong, and nothing else"),
+        ("def access(*, kong): pass", "a handler takes kong, and nothing else"),
         ("access = lambda self, kong: 1\n def Access(self, kong): pass", "keep one"),
     ],
 )
 def test_handlers_that_could_not_be_called_are_refused(handler: str, expected: str) -> None:
     assert expected in refused(f"class Plugin:\n {handler}")
+
+
+WRAPPING = """\
+import functools, typing
+def wrapping(function):
+    @functools.wraps(function)
+    def wrapped(*args):
+        return function(*args)
+    return wrapped
+"""
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "def access(self, kong, other=1, *more, only=2, **named): return kong",
+        "def access(*both): return both[1]",
+        "def access(self, kong=None): return kong",
+        "access = lambda self, kong: kong",
+        "@functools.lru_cache()\n def access(self, kong): return kong",
+        "@wrapping\n def access(self, kong): return kong",
+        "@typing.no_type_check\n def access(self, kong): return kong",
+        "access = functools.partialmethod(lambda self, a, kong: kong, 1)",
+    ],
+)
+def test_whatever_can_be_called_with_kong_is_a_handler(handler: str) -> None:
+    plugin = load(f"{WRAPPING}class Plugin:\n {handler}")
+    assert plugin.new({})["access"]("it") == "it"
+
+
+@pytest.mark.parametrize(
+    ("init", "fields", "given"),
+    [
+        ("def __init__(self, config): self.it = config", "", {"a": 1}),
+        ("def __init__(self, config, more=2): self.it = config", "", {"a": 1}),
+        ("def __init__(self, config=None): self.it = config", "", {"a": 1}),
+        ("def __init__(self, *configs): self.it = configs[0]", "", {"a": 1}),
+        ("def __init__(self, config, **more): self.it = config", "", {"a": 1}),
+        ("def __init__(self, config, *, more=2): self.it = config", "a: int = 5", {"a": 1}),
+        ("def __init__(self, config=7): self.it = config", "a: int = 5", 7),
+        ("def __init__(self): self.it = 7", "", 7),
+        ("def __init__(self, *, config=7): self.it = config", "", 7),
+    ],
+)
+def test_a_class_whose_init_takes_the_configuration_is_given_it(
+    init: str, fields: str, given: Any
+) -> None:
+    plugin = load(
+        f"""
+        import functools
+        class Plugin:
+            {fields}
+            {init}
+            def access(self, kong): return self.it
+        """
+    )
+    assert plugin.new({"a": 1})["access"](None) == given
 
 
 def test_attributes_that_are_no_methods_are_no_handlers() -> None:

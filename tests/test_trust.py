@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -144,8 +146,8 @@ def test_a_group_may_write_when_it_is_the_users_own(
             raise KeyError(name)
         return SimpleNamespace(pw_uid=os.geteuid(), pw_gid=own.st_gid)
 
-    monkeypatch.setattr(trust.grp, "getgrgid", getgrgid)
-    monkeypatch.setattr(trust.pwd, "getpwnam", getpwnam)
+    monkeypatch.setattr(grp, "getgrgid", getgrgid)
+    monkeypatch.setattr(pwd, "getpwnam", getpwnam)
     reason = trust.refused(str(file))
     assert (reason is None) is fine
     if reason is not None:

@@ -9,8 +9,8 @@ Importing this package is cheap; what is needed to run a server is imported when
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
+from importlib.machinery import EXTENSION_SUFFIXES
 from typing import TYPE_CHECKING, Any
 
 from kongps._version import __version__
@@ -53,10 +53,12 @@ _LAZY = {
     "run": "kongps.embedded",
 }
 
-if importlib.util.find_spec("kongps.core.dispatch") is None:
+_core = os.path.join(os.path.dirname(__file__), "core")
+
+if not any(os.path.exists(os.path.join(_core, f"dispatch{end}")) for end in EXTENSION_SUFFIXES):
     from kongps.compat import core_mismatch
 
-    raise core_mismatch(os.path.join(os.path.dirname(__file__), "core"))
+    raise core_mismatch(_core)
 
 
 def get_include() -> str:

@@ -1,25 +1,27 @@
 """The ``kongps`` command: its own subcommands, and the flags of the servers it replaces.
 
-What a command does is imported when it runs: ``dump`` is on the path of every start of Kong and
-needs little of it.
+What a command does is imported when it runs, and argparse only for a command line that
+:mod:`kongps.flags` does not read: ``dump`` is on the path of every start of Kong, and takes as long
+as its imports do. ``tests/test_dump_imports.py`` says what it does without.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import logging
+import gc
 import os
-import platform
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
-from kongps import log, tools
+from kongps import flags
 from kongps._version import __version__
+from kongps.data import Data
 from kongps.errors import KongpsError, PluginError, ServerError, UsageError
 from kongps.settings import (
     HANDLERS,
+    LOG_FORMATS,
+    LOG_LEVELS,
     ON_ERROR,
     Settings,
     from_environment,
@@ -27,8 +29,12 @@ from kongps.settings import (
     parse_mode,
     parse_seconds,
 )
+from kongps.when_imported import when_imported
 
 if TYPE_CHECKING:
+    import argparse
+
+    from kongps.flags import TakesFlags
     from kongps.plugin import Plugin
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -94,12 +100,17 @@ def _run(words: list[str]) -> int:
         return _run_file(words[1:])
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
         return _compatible(words)
+    if words and words[0] in COMMANDS:
+        command = COMMANDS[words[0]]
+        plain = flags.read(command.declare, words[1:])
+        if plain is not None:
+            return command.run(plain)
     parser = _parser()
     options = parser.parse_args(words)
     if options.command is None:
         parser.print_help(sys.stderr)
         return USAGE
-    run: Callable[[argparse.Namespace], int] = options.run
+    run: Callable[[Any], int] = options.run
     return run(options)
 
 
@@ -107,6 +118,10 @@ def _run(words: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    from kongps import tools
+
     parser = argparse.ArgumentParser(
         prog="kongps",
         description="A plugin server for Kong Gateway: Python, Cython and native plugins.",
@@ -116,39 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-
-    serve = _command(commands, "serve", _serve, "serve plugins to Kong on a unix socket")
-    _add_directory(serve)
-    add_serving(serve, socket=True)
-
-    dump = _command(
-        commands, "dump", _dump, "print what Kong needs to know of the plugins (the _query_cmd)"
-    )
-    _add_directory(dump)
-    dump.add_argument("names", nargs="*", metavar="NAME", help="plugins to print; default: all")
-    dump.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default="protobuf",
-        help="what Kong is to speak: protobuf from 2.4 on, msgpack before (default: %(default)s)",
-    )
-    dump.add_argument("--socket", metavar="PATH", help="the socket that `kongps serve` uses")
-    _add_lua_style(dump)
-    _add_unsafe(dump)
-
-    conf = _command(commands, "conf", _conf, "print the settings for kong.conf")
-    _add_directory(conf)
-    _add_unsafe(conf)
-    conf.add_argument("--socket", metavar="PATH", help="the socket that `kongps serve` is to use")
-    conf.add_argument(
-        "--kong", metavar="VERSION", default="3.9", help="Kong's version (default: %(default)s)"
-    )
-    conf.add_argument(
-        "--prefix",
-        default=DEFAULT_PREFIX,
-        help="Kong's prefix, for the socket's default place (default: %(default)s)",
-    )
-
+    for name, command in COMMANDS.items():
+        command.declare(tools.add_command(commands, name, command.run, command.help))
     tools.add_commands(commands)
 
     # These have flags of their own and are run before this parser; here they are for the help.
@@ -159,17 +143,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False
+def _add_serve(parser: TakesFlags) -> None:
+    _add_directory(parser)
+    add_serving(parser, socket=True)
+
+
+def _add_dump(parser: TakesFlags) -> None:
+    _add_directory(parser)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="plugins to print; default: all")
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="protobuf",
+        help="what Kong is to speak: protobuf from 2.4 on, msgpack before (default: %(default)s)",
     )
-    parser.set_defaults(run=run)
-    return parser
+    parser.add_argument("--socket", metavar="PATH", help="the socket that `kongps serve` uses")
+    _add_lua_style(parser)
+    _add_unsafe(parser)
 
 
-def _add_directory(parser: argparse.ArgumentParser) -> None:
+def _add_conf(parser: TakesFlags) -> None:
+    _add_directory(parser)
+    _add_unsafe(parser)
+    parser.add_argument("--socket", metavar="PATH", help="the socket that `kongps serve` is to use")
+    parser.add_argument(
+        "--kong", metavar="VERSION", default="3.9", help="Kong's version (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--prefix",
+        default=DEFAULT_PREFIX,
+        help="Kong's prefix, for the socket's default place (default: %(default)s)",
+    )
+
+
+def _add_directory(parser: TakesFlags) -> None:
     parser.add_argument(
         "--plugins-directory",
         metavar="DIR",
@@ -177,7 +184,7 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_unsafe(parser: argparse.ArgumentParser) -> None:
+def _add_unsafe(parser: TakesFlags) -> None:
     parser.add_argument(
         UNSAFE_FLAG,
         action="store_const",
@@ -186,7 +193,7 @@ def _add_unsafe(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_lua_style(parser: argparse.ArgumentParser) -> None:
+def _add_lua_style(parser: TakesFlags) -> None:
     parser.add_argument(
         "--no-lua-style",
         action="store_const",
@@ -196,7 +203,7 @@ def _add_lua_style(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
+def add_serving(parser: TakesFlags, *, socket: bool) -> None:
     """Adds the flags of a server.
 
     :param socket: whether the socket's path is one of them.
@@ -228,7 +235,7 @@ def add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
     )
     parser.add_argument(
         "--parent-watch",
-        action=argparse.BooleanOptionalAction,
+        action=_on_off,
         default=None,
         help="end when the process that started this one is gone",
     )
@@ -288,21 +295,28 @@ def add_serving(parser: argparse.ArgumentParser, *, socket: bool) -> None:
     )
     _add_lua_style(parser)
     _add_unsafe(parser)
-    option("--log-level", metavar="LEVEL", choices=log.LEVELS, help="least level to log: "
-           + ", ".join(log.LEVELS))  # fmt: skip
-    option("--log-format", metavar="FORMAT", choices=log.FORMATS, help="text or json")
+    option("--log-level", metavar="LEVEL", choices=LOG_LEVELS, help="least level to log: "
+           + ", ".join(LOG_LEVELS))  # fmt: skip
+    option("--log-format", metavar="FORMAT", choices=LOG_FORMATS, help="text or json")
 
 
-def settings_of(options: argparse.Namespace, **defaults: Any) -> Settings:
+def _on_off(**details: Any) -> argparse.Action:
+    """The action of a flag that is there with ``--no-`` as well."""
+    from argparse import BooleanOptionalAction
+
+    return BooleanOptionalAction(**details)
+
+
+def settings_of(options: object, **defaults: Any) -> Settings:
     """Settings from flags, else the environment, else `defaults`, else the usual ones."""
     chosen = {**defaults, **from_environment()}
-    for name in Settings.__dataclass_fields__:
+    for name in Settings._fields:
         value = getattr(options, name, None)
         if value is not None:
             chosen[name] = value
     settings = Settings(**chosen)
     for name, allowed in (
-        ("log_level", log.LEVELS), ("log_format", log.FORMATS), ("on_error", ON_ERROR),
+        ("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS), ("on_error", ON_ERROR),
         ("handlers", HANDLERS),
     ):  # fmt: skip
         if getattr(settings, name) not in allowed:
@@ -317,6 +331,8 @@ def _type(parse: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
         try:
             return parse(text)
         except ValueError:
+            import argparse
+
             raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
 
     return parsed
@@ -334,13 +350,15 @@ def _required(settings: Settings, *names: str) -> None:
             raise UsageError(f"give {flag}, or set KONGPS_{name.upper()}")
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: Any) -> int:
     settings = settings_of(options)
     _required(settings, "plugins_directory", "socket")
     return _run_server(settings)
 
 
 def _run_server(settings: Settings) -> int:
+    from kongps import log
+
     log.set_up(settings.log_level, settings.log_format)
     from kongps.server import Server
 
@@ -361,12 +379,16 @@ def _run_file(words: list[str]) -> int:
     return run_file(words[0], words[1:])
 
 
-def _dump(options: argparse.Namespace) -> int:
+def _dump(options: Any) -> int:
     settings = settings_of(options)
     _required(settings, "plugins_directory")
+    return _dump_all(settings, options.names, options.protocol)
+
+
+def _dump_all(settings: Settings, names: Sequence[str], protocol: str) -> int:
     kept = _redirect_stdout()
-    plugins, errors = _load(settings, options.names)
-    _write_only(kept, dumped(plugins, options.protocol, settings.socket).encode() + b"\n")
+    plugins, errors = _load(settings, names)
+    _write_only(kept, dumped(plugins, protocol, settings.socket).encode() + b"\n")
     return FAILED if errors else OK
 
 
@@ -379,19 +401,19 @@ def dumped(plugins: Sequence[Plugin], protocol: str, socket: str) -> str:
     :param socket: the path of the server's socket.
     :returns: JSON.
     """
-    import json
+    from kongps.json_text import json_text
 
     infos = [plugin.info() for plugin in plugins]
     if protocol == "msgpack":
-        return json.dumps(infos)
-    return json.dumps({"Protocol": "ProtoBuf:1", "SocketPath": socket, "Plugins": infos})
+        return json_text(infos)
+    return json_text({"Protocol": "ProtoBuf:1", "SocketPath": socket, "Plugins": infos})
 
 
 def _load(settings: Settings, names: Sequence[str] = ()) -> tuple[list[Plugin], list[PluginError]]:
     """Loads plugins, and says on stderr which could not be."""
     from kongps.loader import load_directory, load_plugin
 
-    log.set_up("warning", settings.log_format)
+    when_imported("logging", lambda: _log_warnings(settings.log_format))
     directory = settings.plugins_directory
     if not os.path.isdir(directory):
         raise ServerError(f"the plugins directory {directory!r} does not exist")
@@ -413,6 +435,12 @@ def _load(settings: Settings, names: Sequence[str] = ()) -> tuple[list[Plugin], 
     for broken in errors:
         print(f"kongps: {broken}", file=sys.stderr)
     return plugins, errors
+
+
+def _log_warnings(format: str) -> None:
+    from kongps import log
+
+    log.set_up("warning", format)
 
 
 @contextlib.contextmanager
@@ -447,9 +475,12 @@ def _write_only(kept: int, data: bytes) -> None:
     """
     while data:
         data = data[os.write(kept, data) :]
+    # The process has done its work. Looking for garbage once more, in all that was imported, would
+    # take it a tenth of its time.
+    gc.freeze()
 
 
-def _conf(options: argparse.Namespace) -> int:
+def _conf(options: Any) -> int:
     from kongps.conf import kong_conf
 
     settings = settings_of(options)
@@ -476,19 +507,45 @@ def _demo(words: list[str]) -> int:
 
 def version() -> str:
     """What ``--version`` prints."""
+    import platform
+
     return f"kongps {__version__} ({platform.python_implementation()} {platform.python_version()})"
+
+
+class Command(Data):
+    """A subcommand: what carries it out, what declares its flags, what it does in one line."""
+
+    run: Callable[[Any], int]
+    declare: Callable[[TakesFlags], None]
+    help: str
+
+
+COMMANDS = {
+    "serve": Command(_serve, _add_serve, "serve plugins to Kong on a unix socket"),
+    "dump": Command(
+        _dump, _add_dump, "print what Kong needs to know of the plugins (the _query_cmd)"
+    ),
+    "conf": Command(_conf, _add_conf, "print the settings for kong.conf"),
+}
 
 
 # --- the flags of go-pluginserver and kong-python-pluginserver ---------------------------------
 
 
 def _compatible_parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="kongps",
         description="Takes the flags of go-pluginserver and of kong-python-pluginserver, so that "
         "a kong.conf written for one of them needs only another path.",
         allow_abbrev=False,
     )
+    _add_compatible(parser, version())
+    return parser
+
+
+def _add_compatible(parser: TakesFlags, version_text: str = "") -> None:
     parser.add_argument(
         "-p", "--kong-prefix", "-kong-prefix", dest="prefix", metavar="PREFIX",
         default=DEFAULT_PREFIX, help="Kong's prefix, where the socket goes (default: %(default)s)",
@@ -517,18 +574,17 @@ def _compatible_parser() -> argparse.ArgumentParser:
         "-version", dest="go_version", action="store_true",
         help="print the versions as go-pluginserver does",
     )  # fmt: skip
-    parser.add_argument("--version", action="version", version=version())
+    parser.add_argument("--version", action="version", version=version_text)
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument(
         "-m", "--multiprocessing", action="store_true", help="taken and without effect"
     )
     modes.add_argument("-g", "--gevent", action="store_true", help="taken and without effect")
     add_serving(parser, socket=False)
-    return parser
 
 
 def _compatible(words: list[str]) -> int:
-    options = _compatible_parser().parse_args(words)
+    options: Any = flags.read(_add_compatible, words) or _compatible_parser().parse_args(words)
     if options.go_version:
         # Kong 2.0 - 2.2 report what stands behind "go" on the last line.
         print(f"Version: {__version__}")
@@ -541,14 +597,22 @@ def _compatible(words: list[str]) -> int:
     if options.dump_plugin_info is not None:
         return _dump_one(settings, options.dump_plugin_info)
     if options.dump_all_plugins:
-        return _dump(argparse.Namespace(**vars(settings), names=[], protocol="msgpack"))
+        return _dump_all(settings, [], "msgpack")
     settings.socket = os.path.join(options.prefix, options.socket_name or GO_SOCKET_NAME)
     if options.socket_name is None:
         settings.second_socket = os.path.join(options.prefix, PYTHON_SOCKET_NAME)
     if options.multiprocessing or options.gevent:
-        log.set_up(settings.log_level, settings.log_format)
-        logging.getLogger("kongps").info("-m and -g have no effect: handlers run in greenlets")
+        _tell_of_modes(settings)
     return _run_server(settings)
+
+
+def _tell_of_modes(settings: Settings) -> None:
+    import logging
+
+    from kongps import log
+
+    log.set_up(settings.log_level, settings.log_format)
+    logging.getLogger("kongps").info("-m and -g have no effect: handlers run in greenlets")
 
 
 def _dump_one(settings: Settings, name: str) -> int:

@@ -25,21 +25,16 @@ object are called once, before the first event and when the instance is closed.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import inspect
 import re
 import types
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Optional
 
-import msgspec
-
 from kongps.config import Record, UnsupportedType, read_structure
-from kongps.config.structures import has_fields
-from kongps.core.phases import PHASE_NAMES
+from kongps.config.structures import has_fields, is_dataclass, is_struct
+from kongps.data import Data
 from kongps.errors import PluginError
+from kongps.phases import PHASE_NAMES
 from kongps.plugin import HOOKS, Plugin
 from kongps.schema import SchemaError, assemble, own_schema
 from kongps.settings import ON_ERROR
@@ -55,14 +50,17 @@ _VERSION = re.compile(r"\d+(\.\d+){0,2}([-+][0-9A-Za-z.+-]+)?")
 # Kong keeps a priority in a Lua number, which holds whole numbers up to this.
 _PRIORITY_LIMIT = 2**53
 
+# Of a function's code: generator, coroutine, and the like; `*args`. `inspect` has names for them.
+_NOT_PLAIN = 0x20 | 0x80 | 0x100 | 0x200
+_TAKES_FURTHER = 0x04
+
 EXPECTED = (
     "expected New(), a class Plugin or Config, or one class with handlers "
     f"({', '.join(PHASE_NAMES)}, each a method that takes kong)"
 )
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Data):
     """Where a plugin is read from.
 
     :ivar name: the plugin's name.
@@ -139,7 +137,8 @@ def _chosen_class(source: Source) -> type:
         if getattr(module, name, None) is not None and not isinstance(getattr(module, name), type):
             raise source.error(f"{name} is {_a(getattr(module, name))}, not a class; {EXPECTED}")
     hint = ""
-    if any(inspect.isfunction(getattr(module, phase, None)) for phase in PHASE_NAMES):
+    functions = (getattr(module, phase, None) for phase in PHASE_NAMES)
+    if any(isinstance(each, types.FunctionType) for each in functions):
         hint = ". Its handlers are functions: make them methods of a class Plugin"
     raise source.error(f"there is no plugin in it: {EXPECTED}{hint}")
 
@@ -164,26 +163,64 @@ def _classes_with_handlers(module: Any) -> list[type]:
 
 def _is_made_with_config(cls: Any) -> bool:
     """Whether a class is of kong-python-pdk's layout."""
-    if dataclasses.is_dataclass(cls) or issubclass(cls, msgspec.Struct):
+    if is_dataclass(cls) or is_struct(cls):
         return False
     if cls.__init__ is object.__init__ or hasattr(cls, "__attrs_attrs__"):
         return False
     try:
-        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        takes = _plain_arguments(cls.__init__) or _arguments(cls.__init__)
     except (TypeError, ValueError):
         return not has_fields(cls)
-    positional = [
+    if takes.needed > 1:  # self and more
+        return takes.needed == 2
+    # A compiled class may only tell that it takes any arguments.
+    return not has_fields(cls) and (takes.named > 1 or (takes.named == 1 and takes.further))
+
+
+class _Arguments(Data):
+    """The arguments by position that a function takes.
+
+    :ivar needed: how many have no default.
+    :ivar named: how many have a name.
+    :ivar further: whether it takes any number of others.
+    """
+
+    needed: int
+    named: int
+    further: bool
+
+
+def _plain_arguments(function: Any) -> Optional[_Arguments]:
+    """The arguments of a plain function, which need no ``inspect``; None for all others.
+
+    A plain function is written in Python, no generator and not async, has no attributes that a
+    decorator gave it, and needs no arguments by name.
+    """
+    if type(function) is not types.FunctionType or vars(function):
+        return None
+    code, defaults = function.__code__, function.__defaults__ or ()
+    if code.co_flags & _NOT_PLAIN or code.co_kwonlyargcount > len(function.__kwdefaults__ or ()):
+        return None
+    further = bool(code.co_flags & _TAKES_FURTHER)
+    return _Arguments(code.co_argcount - len(defaults), code.co_argcount, further)
+
+
+def _arguments(function: Any) -> _Arguments:
+    """The arguments of a function.
+
+    :raises TypeError, ValueError: when it does not tell.
+    """
+    import inspect
+
+    parameters = inspect.signature(function).parameters.values()
+    named = [
         each
         for each in parameters
         if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
     ]
-    needed = [each for each in positional if each.default is each.empty]
-    if needed:
-        return len(needed) == 1
-    # A compiled class may only tell that it takes any arguments.
-    return not has_fields(cls) and any(
-        each.kind not in (each.KEYWORD_ONLY, each.VAR_KEYWORD) for each in parameters
-    )
+    needed = [each for each in named if each.default is each.empty]
+    further = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    return _Arguments(len(needed), len(named), further)
 
 
 # Its handlers
@@ -213,6 +250,11 @@ def _checked_handlers(source: Source, cls: Any, *, capitals: bool = True) -> dic
 
 def is_coroutine_function(function: Any) -> bool:
     """Whether a function is ``async def``, also one that Cython has compiled."""
+    if _plain_arguments(function) is not None:
+        return False
+    import inspect
+
+    function = inspect.unwrap(function)
     if inspect.iscoroutinefunction(function):
         return True
     return type(function).__name__ == "cython_function_or_method" and bool(
@@ -227,13 +269,18 @@ def _coroutines(cls: Any, handlers: dict[str, str]) -> frozenset[str]:
     return frozenset(
         what
         for what, found in names.items()
-        if found and is_coroutine_function(inspect.unwrap(getattr(cls, found[0])))
+        if found and is_coroutine_function(getattr(cls, found[0]))
     )
 
 
 def _check_handler(source: Source, cls: Any, name: str, *, coroutines: bool) -> None:
+    method = _static(cls, name)
+    takes = _plain_arguments(method)
+    if takes is not None and takes.needed <= 2 and (takes.named >= 2 or takes.further):
+        return
+    import inspect
+
     what = f"{cls.__name__}.{name}"
-    method = inspect.getattr_static(cls, name)
     function = inspect.unwrap(getattr(method, "__func__", method))
     if inspect.isasyncgenfunction(function):
         raise source.error(f"{what} is a generator: nothing would run it; use return, not yield")
@@ -270,8 +317,7 @@ def _attribute(source: Source, cls: Any, names: Iterable[str], fields: Iterable[
         found = {}
         for name in names:
             value = getattr(holder, name, None)
-            # `from importlib.metadata import version` is no version.
-            if value is None or name in own or inspect.isroutine(value) or inspect.ismodule(value):
+            if value is None or name in own or _is_code(value):
                 continue
             if not _is_slot(holder, name):
                 found[name] = value
@@ -283,9 +329,23 @@ def _attribute(source: Source, cls: Any, names: Iterable[str], fields: Iterable[
     return None
 
 
+def _is_code(value: Any) -> bool:
+    """Whether something is a function or a module: ``from importlib.metadata import version``."""
+    if isinstance(value, (str, int, float, list, tuple, dict)):
+        return False
+    import inspect
+
+    return inspect.isroutine(value) or inspect.ismodule(value)
+
+
 def _is_slot(holder: Any, name: str) -> bool:
     """Whether an attribute of a class stands for an attribute of its objects."""
-    return isinstance(holder, type) and hasattr(inspect.getattr_static(holder, name), "__get__")
+    return isinstance(holder, type) and hasattr(_static(holder, name), "__get__")
+
+
+def _static(cls: type, name: str) -> Any:
+    """What a class or a base of it has for a name, as it stands there."""
+    return next((vars(each)[name] for each in cls.__mro__ if name in vars(each)), None)
 
 
 def _version(source: Source, value: Any, *, strict: bool) -> str:
@@ -345,6 +405,8 @@ def _config_plugin(source: Source, cls: type, *, lua_style: bool) -> Plugin:
     handlers = _checked_handlers(source, cls, capitals=False)
 
     def make(config: dict[str, Any]) -> Any:
+        import copy
+
         # The server keeps the configuration: what the plugin does to its own stays with it.
         return cls(copy.deepcopy(config))
 

@@ -11,19 +11,17 @@ submodule of a package that stands for its directory.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 import re
 import sys
-import traceback
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, FileFinder
 from typing import Any, Optional, Union
 
-from kongps import compat, compiled, kong_pdk_shim
+from kongps import compiled, kong_pdk_shim
+from kongps.data import Data
 from kongps.errors import PluginError, PluginNameError, ServerError
 from kongps.layouts import Source, find
 from kongps.plugin import Plugin
@@ -49,10 +47,9 @@ MAX_NAME_LENGTH = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 # A compiled module's suffix between its name and ".so" that some interpreter could have made.
-_ABI_TAG = re.compile(r"\.(?:cpython-|cp|abi|pypy|graalpy)[A-Za-z0-9_-]*\.so")
+_ABI_TAG = r"\.(?:cpython-|cp|abi|pypy|graalpy)[A-Za-z0-9_-]*\.so"
 
 
-@dataclass
 class Loaded:
     """What :func:`load_directory` found.
 
@@ -60,8 +57,9 @@ class Loaded:
     :ivar errors: one for each plugin that could not be loaded.
     """
 
-    plugins: dict[str, Plugin] = field(default_factory=dict)
-    errors: list[PluginError] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.plugins: dict[str, Plugin] = {}
+        self.errors: list[PluginError] = []
 
 
 # Names
@@ -92,8 +90,7 @@ def check_name(name: object) -> str:
 # Files
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(Data):
     """A file, or a package directory, that may be a plugin."""
 
     name: str
@@ -117,7 +114,7 @@ def _plugin_files(entry: os.DirEntry[str]) -> Iterator[_File]:
             for init in sorted(os.listdir(entry.path)):
                 found = _module_file(init, os.path.join(entry.path, init))
                 if found is not None and found.name == "__init__":
-                    yield replace(found, name=entry.name, package=True)
+                    yield found.replace(name=entry.name, package=True)
         return
     found = _module_file(entry.name, entry.path)
     if found is not None:
@@ -135,7 +132,7 @@ def _module_file(entry: str, path: str) -> Optional[_File]:
         plain = valid_name(stem) or stem == "__init__"
         if entry.endswith(suffix) and (suffix != ".so" or plain):
             return _File(stem, path, compiled=True)
-    stem = _ABI_TAG.sub("", entry)
+    stem = re.sub(_ABI_TAG, "", entry)
     return _File(stem.removesuffix(".so"), path, compiled=True, foreign=stem != entry)
 
 
@@ -154,6 +151,17 @@ def _only(name: str, files: list[_File]) -> _File:
 
     :raises CompatError: when there are several, or only ones that do not fit what is running.
     """
+    file = files[0]
+    if len(files) > 1 or file.compiled:
+        file = _checked(name, files)
+    if file.package:
+        _check_modules(name, os.path.dirname(file.path))
+    return file
+
+
+def _checked(name: str, files: list[_File]) -> _File:
+    from kongps import compat
+
     usable = [each for each in files if not each.foreign] or files[:1]
     objects = [each.path for each in usable if each.compiled]
     sources = [each.path for each in usable if not each.compiled]
@@ -163,9 +171,7 @@ def _only(name: str, files: list[_File]) -> _File:
     if file.compiled:
         native = compat.check_object(name, path) == "native"
         compat.check_source(name, path)
-    if file.package:
-        _check_modules(name, os.path.dirname(path))
-    return replace(file, native=native)
+    return file.replace(native=native)
 
 
 def _check_modules(name: str, directory: str) -> None:
@@ -180,11 +186,12 @@ def _check_modules(name: str, directory: str) -> None:
             usable = [each for each in files if not each.foreign] or files[:1]
             for each in usable:
                 if each.compiled:
+                    from kongps import compat
+
                     compat.check_object(name, each.path)
 
 
-@dataclass(frozen=True)
-class Examined:
+class Examined(Data):
     """A plugin's files, looked at without loading the plugin.
 
     :ivar path: the file that would be loaded; the first one when there is an error.
@@ -354,8 +361,9 @@ def _source(name: str, module: Optional[types.ModuleType], path: str) -> Source:
 def _package(directory: str) -> str:
     """The name of the package that stands for a directory; makes the package."""
     real = os.path.realpath(directory)
-    digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:12]
-    name = f"{compiled.PACKAGE}_{digest}"
+    name = compiled.PACKAGE + "".join(
+        each if each.isascii() and each.isalnum() else f"_{ord(each):x}_" for each in real
+    )
     if name not in sys.modules:
         package = types.ModuleType(name, f"The plugins in {real}.")
         package.__path__ = [real]
@@ -400,7 +408,7 @@ def _import(directory: str, file: _File) -> types.ModuleType:
     if spec is None or spec.loader is None:
         raise PluginError(file.name, f"{file.path}: Python cannot import such a file")
     compiled.install()
-    importlib.invalidate_caches()
+    _forget_listings()
     try:
         with _fresh(name):
             module = importlib.util.module_from_spec(spec)
@@ -412,10 +420,23 @@ def _import(directory: str, file: _File) -> types.ModuleType:
     return module
 
 
+def _forget_listings() -> None:
+    """Has directories looked at anew: a file that was just written may not be known yet.
+
+    ``importlib.invalidate_caches`` would do; since Python 3.13 it imports importlib.metadata for
+    its cache, and much with that.
+    """
+    for finder in list(sys.path_importer_cache.values()):
+        if isinstance(finder, FileFinder):
+            finder.invalidate_caches()
+
+
 def _describe(error: BaseException, path: str) -> str:
     """What went wrong in plugin code: ``FILE:LINE: Type: message``."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    import traceback
+
     place = path
     # The last line of the plugin's own, not one of a library's that it called.
     for frame in traceback.extract_tb(error.__traceback__):

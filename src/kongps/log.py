@@ -8,9 +8,6 @@ import sys
 import time
 from typing import Any
 
-LEVELS = ("debug", "info", "warning", "error", "critical")
-FORMATS = ("text", "json")
-
 # What stands for a line's end within a record in the text format.
 NEWLINE = " | "
 
@@ -51,7 +48,7 @@ class JSONFormatter(logging.Formatter):
 def set_up(level: str = "info", format: str = "text") -> None:
     """Sends the records of every logger to stderr.
 
-    :param level: least level shown, one of ``LEVELS``.
+    :param level: least level shown, one of ``LOG_LEVELS`` in ``settings.py``.
     :param format: ``text`` or ``json``.
     """
     handler = logging.StreamHandler(sys.stderr)

@@ -16,9 +16,9 @@ import msgspec
 from kongps._version import PLUGIN_API
 from kongps.compat import NATIVE_SYMBOL, OLDEST_PLUGIN_API, PluginAPITooNew, PluginAPITooOld
 from kongps.core.native import NativeHandler
-from kongps.core.phases import PHASE_NAMES
 from kongps.errors import ConfigError, NativeError, PluginError
 from kongps.pdk import functions as _functions  # noqa: F401  (registers the table of functions)
+from kongps.phases import PHASE_NAMES
 from kongps.plugin import Plugin
 from kongps.schema import SchemaError, own_schema
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Optional
 
-from kongps.core.phases import PHASE_NAMES
+from kongps.phases import PHASE_NAMES
 
 if TYPE_CHECKING:
     from kongps.core.dispatch import Namespace

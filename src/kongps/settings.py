@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any, Callable
 
+from kongps.data import Data
 from kongps.errors import UsageError
 
 # Prefix of the environment variables; the rest is the setting's name in capitals.
@@ -41,9 +41,12 @@ HANDLER_TIMEOUT = 50.0
 # What may become of a request whose handler failed: it ends with a 500, or goes on.
 ON_ERROR = ("closed", "open")
 
+# From what level on records are logged, and how a record is written.
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+LOG_FORMATS = ("text", "json")
 
-@dataclass
-class Settings:
+
+class Settings(Data, frozen=False):
     """What a server is told.
 
     :ivar plugins_directory: where the plugins are.
@@ -78,8 +81,8 @@ class Settings:
         with more, the connection that holds most of them is closed.
     :ivar allow_unsafe_plugins: whether plugins are loaded that others than root and the server's
         user may write.
-    :ivar log_level: least level logged.
-    :ivar log_format: ``text`` or ``json``.
+    :ivar log_level: least level logged, one of ``LOG_LEVELS``.
+    :ivar log_format: one of ``LOG_FORMATS``.
     """
 
     plugins_directory: str = ""
@@ -181,7 +184,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, A
     :param environment: the variables; ``KONGPS_SOCKET_MODE`` is ``socket_mode``, and so on.
     :raises UsageError: for a value that the setting cannot have.
     """
-    names = {ENVIRONMENT_PREFIX + field.name.upper(): field.name for field in fields(Settings)}
+    names = {ENVIRONMENT_PREFIX + name.upper(): name for name in Settings._fields}
     found: dict[str, Any] = {}
     for variable, text in environment.items():
         if variable not in names:

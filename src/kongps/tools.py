@@ -14,7 +14,7 @@ def add_commands(commands: Any) -> None:
 
     :param commands: what ``add_subparsers`` returned.
     """
-    build = _command(
+    build = add_command(
         commands, "build", _build,
         "compile a plugin: .py, .pyx or a package with Cython, .c, .cpp or .rs to a native one",
     )  # fmt: skip
@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
         "--python", metavar="PATH", help="the interpreter to compile for (default: this one)"
     )
 
-    rebuild = _command(
+    rebuild = add_command(
         commands, "rebuild", _rebuild,
         "compile again the plugins of a directory that do not match what is running",
     )  # fmt: skip
@@ -40,7 +40,7 @@ def add_commands(commands: Any) -> None:
         "--check", action="store_true", help="only report; exit code 1 when one does not match"
     )
 
-    doctor = _command(
+    doctor = add_command(
         commands, "doctor", _doctor,
         "look for what keeps kongps, its plugins, or a Kong that is set up for them from running",
     )  # fmt: skip
@@ -57,9 +57,15 @@ def add_commands(commands: Any) -> None:
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str
+def add_command(
+    commands: Any, name: str, run: Callable[[Any], int], help: str
 ) -> argparse.ArgumentParser:
+    """Adds one subcommand.
+
+    :param commands: what ``add_subparsers`` returned.
+    :param run: carries it out, and returns the exit code.
+    :param help: what it does, in one line.
+    """
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False
     )

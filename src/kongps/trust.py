@@ -5,9 +5,7 @@ Whoever writes a plugin is the server: sees its requests, and the secrets in its
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import stat
 from collections.abc import Iterator
 
@@ -81,6 +79,9 @@ def _is_private(group: int) -> bool:
 
     Systems that give each user such a group let it write the user's files by default.
     """
+    import grp
+    import pwd
+
     try:
         entry = grp.getgrgid(group)
         owner = pwd.getpwnam(entry.gr_name)
@@ -94,6 +95,8 @@ def _is_private(group: int) -> bool:
 
 
 def _user(number: int) -> str:
+    import pwd
+
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:
@@ -101,6 +104,8 @@ def _user(number: int) -> str:
 
 
 def _group(number: int) -> str:
+    import grp
+
     try:
         return grp.getgrgid(number).gr_name
     except KeyError:

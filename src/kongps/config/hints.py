@@ -7,11 +7,12 @@ and an error names it.
 
 from __future__ import annotations
 
+import builtins
 import sys
 import types
 import typing
 from collections.abc import Container
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 __all__ = ["annotated_names", "field_hints", "is_not_required", "is_union", "unwrap_alias"]
 
@@ -58,23 +59,42 @@ def field_hints(cls: type, names: Container[str]) -> dict[str, Any]:
     for name, base in annotated_names(cls).items():
         if name not in names:
             continue
-        module = sys.modules.get(base.__module__)
-        holder = types.SimpleNamespace(__annotations__={name: _own_annotations(base)[name]})
+        written = _own_annotations(base)[name]
         try:
-            hint = typing.get_type_hints(
-                holder,
-                globalns=dict(vars(base)),  # a class's names give way to its module's
-                localns=dict(vars(module)) if module is not None else {},
-                include_extras=True,
-            )[name]
+            hints[name] = _named_class(written, base) or _evaluated(written, base)
         except Exception as error:
-            hint_text = _own_annotations(base)[name]
             raise TypeError(
-                f"the annotation {hint_text!r} of {cls.__name__}.{name} cannot be evaluated: "
+                f"the annotation {written!r} of {cls.__name__}.{name} cannot be evaluated: "
                 f"{type(error).__name__}: {error}{_advice(error)}"
             ) from error
-        hints[name] = hint
     return hints
+
+
+def _module_names(cls: type) -> dict[str, Any]:
+    module = sys.modules.get(cls.__module__)
+    return dict(vars(module)) if module is not None else {}
+
+
+def _named_class(written: Any, cls: type) -> Optional[type]:
+    """The class that an annotation is the name of; None when it is more than a name.
+
+    ``str`` and the like need no compiler, which is slow to begin.
+    """
+    if not isinstance(written, str):
+        return None
+    for names in (_module_names(cls), vars(cls), vars(builtins)):
+        if written in names:
+            return names[written] if type(names[written]) is type else None
+    return None
+
+
+def _evaluated(written: Any, cls: type) -> Any:
+    return typing.get_type_hints(
+        types.SimpleNamespace(__annotations__={"it": written}),
+        globalns=dict(vars(cls)),  # a class's names give way to its module's
+        localns=_module_names(cls),
+        include_extras=True,
+    )["it"]
 
 
 def _advice(error: Exception) -> str:

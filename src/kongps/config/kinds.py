@@ -7,15 +7,12 @@ schema shows, ``schema`` describes the kind for Kong.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Optional, Union
-
-import msgspec
+from typing import Any, Optional, Union, get_args
 
 from kongps.config.rules import Rules
+from kongps.data import Data
 from kongps.errors import ConfigError
 
 __all__ = [
@@ -79,11 +76,10 @@ def a_kind_of(value: object) -> str:
     return _WORDS.get(type(value), f"an object of type {type(value).__name__}")
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(Data):
     """Base of the kinds."""
 
-    rules: Rules = field(default_factory=Rules)
+    rules: Rules = Rules()
 
     type_name: str = ""  # Kong's name of the type
     takes_sizes: bool = False  # whether len_min and len_max fit it
@@ -125,7 +121,7 @@ class Kind:
             raise UnsupportedType(path, "a bound on the length needs str, list, set or dict")
         if rules.one_of is not None and self.type_name not in ("string", "integer", "number"):
             raise UnsupportedType(path, "one_of needs str, int or float; put it on the elements")
-        return dataclasses.replace(self, rules=rules)
+        return self.replace(rules=rules)
 
     def _refuse(self, value: object, path: str) -> ConfigError:
         # A value of the right type breaks a rule; its type is no news then.
@@ -140,10 +136,12 @@ class Kind:
 
 
 def _convert(value: Any, python_type: Any) -> Any:
-    """`value` as `python_type`, or MISSING.
+    """`value`, which is not quite of that type, as `python_type`; or MISSING.
 
     msgspec's message is dropped, since it quotes values that are not in an enum.
     """
+    import msgspec  # not needed for defaults that are of their type: a dump goes without
+
     try:
         return msgspec.convert(value, python_type)
     except msgspec.ValidationError:
@@ -159,7 +157,6 @@ _TYPE_NAMES: dict[Any, str] = {
 }
 
 
-@dataclass(frozen=True)
 class Scalar(Kind):
     """A string, boolean, integer or number."""
 
@@ -178,10 +175,12 @@ class Scalar(Kind):
     def decode(self, value: Any, path: str) -> Any:
         if self.python_type is int and type(value) is float and value.is_integer():
             value = int(value)  # Lua has one type of number: an integer may arrive as 3.0
-        converted = _convert(value, self.python_type)
-        if converted is MISSING:
-            raise self._refuse(value, path)
-        return self._checked(converted, path)
+        if type(value) not in (get_args(self.python_type) or (self.python_type,)):
+            converted = _convert(value, self.python_type)
+            if converted is MISSING:
+                raise self._refuse(value, path)
+            value = converted
+        return self._checked(value, path)
 
     def schema(self, path: str) -> dict[str, Any]:
         return {
@@ -190,7 +189,6 @@ class Scalar(Kind):
         }
 
 
-@dataclass(frozen=True)
 class Choice(Kind):
     """One of some strings or numbers: a ``Literal`` or an enum."""
 
@@ -201,7 +199,10 @@ class Choice(Kind):
     def decode(self, value: Any, path: str) -> Any:
         if type(value) is float and value.is_integer():
             value = int(value)
-        converted = _convert(value, self.python_type)
+        if type(value) in (str, int) and value in self.values:
+            converted = self.python_type(value) if isinstance(self.python_type, type) else value
+        else:
+            converted = _convert(value, self.python_type)
         if converted is MISSING or not self.rules.allow(value):
             raise ConfigError(path, f"expected {self.expected()}")
         return converted
@@ -219,7 +220,6 @@ class Choice(Kind):
         return "one of " + ", ".join(map(repr, values))
 
 
-@dataclass(frozen=True)
 class _Sequence(Kind):
     """What arrays, sets and tuples share: Lua's empty table, elements, lengths."""
 
@@ -237,11 +237,10 @@ class _Sequence(Kind):
         return [element.decode(item, f"{path}[{index}]") for index, item in enumerate(items)]
 
 
-@dataclass(frozen=True)
 class Array(_Sequence):
     """A list, or a tuple of any length."""
 
-    element: Kind = field(default_factory=Kind)
+    element: Kind = Kind()
     build: Callable[[list[Any]], Any] = list
     type_name: str = "array"
 
@@ -258,7 +257,6 @@ class Array(_Sequence):
         return {**super().schema(path), "elements": self.element.schema(f"{path}[]")}
 
 
-@dataclass(frozen=True)
 class FixedArray(_Sequence):
     """A tuple of a fixed length, each element of its own kind."""
 
@@ -293,11 +291,10 @@ class FixedArray(_Sequence):
         return f"an array of {len(self.elements)}"
 
 
-@dataclass(frozen=True)
 class SetOf(_Sequence):
     """A set or frozenset of strings, numbers or booleans."""
 
-    element: Kind = field(default_factory=Kind)
+    element: Kind = Kind()
     build: Callable[[list[Any]], Any] = set
     type_name: str = "set"
 
@@ -319,12 +316,11 @@ class SetOf(_Sequence):
         return f"an array{self.rules.words()}"
 
 
-@dataclass(frozen=True)
 class Map(Kind):
     """A dict with string keys."""
 
-    key: Kind = field(default_factory=Kind)
-    value: Kind = field(default_factory=Kind)
+    key: Kind = Kind()
+    value: Kind = Kind()
     type_name: str = "map"
     takes_sizes: bool = True
 
@@ -354,11 +350,10 @@ class Map(Kind):
         }
 
 
-@dataclass(frozen=True)
 class Nullable(Kind):
     """An element of an array or a value of a map that may be null."""
 
-    kind: Kind = field(default_factory=Kind)
+    kind: Kind = Kind()
 
     def decode(self, value: Any, path: str) -> Any:
         return None if value is None else self.kind.decode(value, path)
@@ -373,7 +368,6 @@ class Nullable(Kind):
         return self.kind.expected()
 
 
-@dataclass(frozen=True)
 class Anything(Kind):
     """``Any``: the value as JSON gave it. Kong has no such type: the plugin needs a Schema."""
 
@@ -388,7 +382,6 @@ class Anything(Kind):
         )
 
 
-@dataclass(frozen=True)
 class Variant(Kind):
     """A union of simple types. Kong has no such type: the plugin needs a Schema."""
 

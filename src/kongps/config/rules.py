@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sys
-from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Optional, Union
 
-from msgspec import Meta
+from kongps.data import Data
 
-from kongps.fields import Field
+if TYPE_CHECKING:
+    from msgspec import Meta
+
+    from kongps.fields import Field
 
 __all__ = ["Rules"]
 
@@ -22,8 +25,7 @@ MAX_INTEGER = 2**53
 MAX_NUMBER = sys.float_info.max
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(Data):
     """What holds for a value beyond its type; everything may be unset."""
 
     ge: Optional[Number] = None
@@ -38,7 +40,7 @@ class Rules:
     one_of: Optional[tuple[Any, ...]] = None
     referenceable: bool = False
     encrypted: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = MappingProxyType({})
 
     def with_meta(self, meta: Meta) -> Rules:
         """These rules and those of a ``msgspec.Meta``."""
@@ -70,9 +72,7 @@ class Rules:
         )
 
     def _with(self, **changes: Any) -> Rules:
-        return dataclasses.replace(
-            self, **{name: value for name, value in changes.items() if value is not None}
-        )
+        return self.replace(**{name: value for name, value in changes.items() if value is not None})
 
     @property
     def numeric(self) -> bool:

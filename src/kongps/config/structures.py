@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import collections.abc as abc
-import copy
-import dataclasses
 import enum
+import sys
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Optional, Union
-
-import msgspec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 
 from kongps.config.hints import (
     annotated_names,
@@ -35,10 +31,22 @@ from kongps.config.kinds import (
     optional_kind,
     scalar_type_name,
 )
+from kongps.data import Data
 from kongps.errors import ConfigError
 from kongps.fields import UNSET, Field
 
-__all__ = ["Record", "StructureField", "has_fields", "read_structure"]
+if TYPE_CHECKING:
+    import msgspec
+    from typing_extensions import TypeGuard
+
+__all__ = [
+    "Record",
+    "StructureField",
+    "has_fields",
+    "is_dataclass",
+    "is_struct",
+    "read_structure",
+]
 
 Style = Literal["dataclass", "struct", "namedtuple", "typeddict", "plain"]
 
@@ -54,8 +62,7 @@ _SUPPORTED = (
 )
 
 
-@dataclass(frozen=True)
-class StructureField:
+class StructureField(Data):
     """One field of a structure.
 
     :ivar attribute: its name in Python.
@@ -132,7 +139,6 @@ class StructureField:
         return encoded
 
 
-@dataclass(frozen=True)
 class Record(Kind):
     """A structure: a class with annotated fields."""
 
@@ -140,7 +146,7 @@ class Record(Kind):
     style: Style = "plain"
     fields: tuple[StructureField, ...] = ()
     type_name: str = "record"
-    _frozen: bool = field(default=False, repr=False)
+    frozen: bool = False
 
     def decode(self, value: Any, path: str) -> Any:
         return self.merge(value, path, None)
@@ -157,21 +163,29 @@ class Record(Kind):
         if base is None:
             return self.cls(**values)
         if self.style == "dataclass":
+            import dataclasses
+
             return dataclasses.replace(base, **values)
         if self.style == "struct":
+            import msgspec
+
             return msgspec.structs.replace(base, **values)
         if self.style == "namedtuple":
             return base._replace(**values)
         if self.style == "typeddict":
             return {**base, **values}
+        import copy
+
         return self.fill(copy.copy(base), value, path)
 
     def fill(self, target: Any, value: Any, path: str) -> Any:
         """Sets the fields of `target` that `value` gives, and returns it."""
         for attribute, item in self.values(value, path, target).items():
-            if self._frozen and self.style == "struct":
+            if self.frozen and self.style == "struct":
+                import msgspec
+
                 msgspec.structs.force_setattr(target, attribute, item)
-            elif self._frozen:
+            elif self.frozen:
                 object.__setattr__(target, attribute, item)
             else:
                 setattr(target, attribute, item)
@@ -183,6 +197,8 @@ class Record(Kind):
         for each in self.fields:
             default = getattr(self.cls, each.attribute, None)
             if isinstance(default, _MUTABLE) and getattr(made, each.attribute) is default:
+                import copy
+
                 setattr(made, each.attribute, copy.deepcopy(default))
         return made
 
@@ -268,6 +284,24 @@ def has_fields(cls: type) -> bool:
     return bool(annotated_names(cls))
 
 
+# What a class or an annotation is made with, has been imported by whoever made it. Looking at it
+# here must not import it: a dump of a plugin without would take twice as long.
+
+
+def is_dataclass(cls: type) -> bool:
+    """Whether `cls` is a dataclass."""
+    return hasattr(cls, "__dataclass_fields__")
+
+
+def is_struct(cls: type) -> bool:
+    """Whether `cls` is a ``msgspec.Struct``."""
+    return "msgspec" in sys.modules and issubclass(cls, sys.modules["msgspec"].Struct)
+
+
+def _is_meta(extra: object) -> TypeGuard[msgspec.Meta]:
+    return "msgspec" in sys.modules and isinstance(extra, sys.modules["msgspec"].Meta)
+
+
 def read_structure(cls: type, path: str = "config") -> Record:
     """Reads the class of a plugin's configuration.
 
@@ -279,8 +313,7 @@ def read_structure(cls: type, path: str = "config") -> Record:
     return _Reader().structure(cls, path)
 
 
-@dataclass(frozen=True)
-class _Said:
+class _Said(Data):
     """What an annotation says: a kind, and what belongs to the field that has it."""
 
     kind: Kind
@@ -317,7 +350,7 @@ class _Reader:
                     f"{seen[each.name]} and {each.attribute} of {cls.__name__} have this name both",
                 )
             seen[each.name] = each.attribute
-        return Record(cls=cls, style=style, fields=fields, _frozen=_is_frozen(cls, style))
+        return Record(cls=cls, style=style, fields=fields, frozen=_is_frozen(cls, style))
 
     def _field(self, row: _Row, hint: Any, path: str) -> StructureField:
         said = self.read(hint, f"{path}.{row.name}")
@@ -355,7 +388,7 @@ class _Reader:
         rules = said.kind.rules
         changes: dict[str, Any] = {}
         for extra in hint.__metadata__:
-            if isinstance(extra, msgspec.Meta):
+            if _is_meta(extra):
                 rules = rules.with_meta(extra)
             elif isinstance(extra, Field):
                 rules = rules.with_field(extra)
@@ -368,13 +401,13 @@ class _Reader:
                 raise UnsupportedType(path, "kongps.Field in an annotation needs its parentheses")
         if rules != said.kind.rules:
             changes["kind"] = said.kind.with_rules(rules, path)
-        return dataclasses.replace(said, **changes)
+        return said.replace(**changes)
 
     def _union(self, members: tuple[Any, ...], path: str) -> _Said:
         some = [member for member in members if member is not type(None)]
         nullable = len(some) < len(members)
         if len(some) == 1:
-            return dataclasses.replace(self.read(some[0], path), nullable=nullable)
+            return self.read(some[0], path).replace(nullable=nullable)
         if set(some) == {int, float}:
             return _Said(Scalar.of(Union[int, float]), nullable)
         kinds = tuple(self.element(member, path) for member in some)
@@ -453,8 +486,7 @@ def _unsupported(hint: Any, path: str) -> UnsupportedType:
     )
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(Data):
     """A field as its class declares it, its annotation aside."""
 
     attribute: str
@@ -464,9 +496,9 @@ class _Row:
 
 
 def _style(cls: type) -> Style:
-    if issubclass(cls, msgspec.Struct):
+    if is_struct(cls):
         return "struct"
-    if dataclasses.is_dataclass(cls):
+    if is_dataclass(cls):
         return "dataclass"
     if issubclass(cls, tuple) and hasattr(cls, "_field_defaults"):
         return "namedtuple"
@@ -527,6 +559,8 @@ def _is_init_var(each: Any) -> bool:
 
 
 def _dataclass_rows(cls: Any, path: str) -> list[_Row]:
+    import dataclasses
+
     rows = []
     for each in cls.__dataclass_fields__.values():
         if _is_init_var(each) and each.default is dataclasses.MISSING:
@@ -546,6 +580,8 @@ def _dataclass_rows(cls: Any, path: str) -> list[_Row]:
 
 
 def _struct_rows(cls: Any, path: str) -> list[_Row]:
+    import msgspec
+
     rows = []
     try:
         fields = msgspec.structs.fields(cls)
