@@ -86,7 +86,12 @@ cdef class Connection(Stream):
             return self.refuse(error)
         if self.session.protocol.closing and buffer_size(self.outbox) == 0:
             return self.close()
+        if self.loop.finishing:
+            self.close_if_idle()
         return self.count()
+
+    cdef bint busy(self) except -1:
+        return self.session.busy() or Stream.busy(self)
 
     cdef int refuse(self, object error) except -1:
         report(WARNING, "closing a connection: %s", error)

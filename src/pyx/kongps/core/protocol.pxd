@@ -31,9 +31,11 @@ cdef class Protocol:
     cdef readonly bint closing    # to be closed when what is in the outbox has been sent
     cdef bint logs_failures       # Kong logs the text of an `answer_failure`
     cdef int64_t event            # the event that the connection belongs to; 0 for none
+    cdef int64_t asked            # the event that Kong was asked something for last; 0 for none
 
     cdef int receive(self, const char* data, size_t size) except -1
     cdef bint next_call(self, Call call) except -1
+    cdef bint unanswered_calls(self) except -1
     cdef int answer_return(self, int64_t sequence, int64_t event) except -1
     cdef bint answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
                               tuple args, bint pipelined) except -1

@@ -67,6 +67,10 @@ cdef class Protocol:
         """
         raise NotImplementedError
 
+    cdef bint unanswered_calls(self) except -1:
+        """Whether PDK calls have been sent that Kong has yet to answer on this connection."""
+        return False
+
     cdef int answer_return(self, int64_t sequence, int64_t event) except -1:
         """The handler of `event` has returned."""
         raise NotImplementedError
