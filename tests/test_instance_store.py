@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -385,26 +386,76 @@ def test_a_configuration_that_is_too_large_is_not_kept(
     assert SECRET not in caplog.text
 
 
-def test_a_store_that_cannot_be_written_any_more_is_given_up_with_one_line(
+def test_a_store_that_another_process_holds_is_used_again_when_it_lets_go(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(store_module, "LOCK_TIMEOUT", 0.01)
-    store.close()
     caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(store_module, "LOCK_TIMEOUT", 0.3)
     again = InstanceStore(store.path)
-    other = sqlite3.connect(store.path, isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
-    try:
-        assert not again.add(1, "p", b"{}", 1.0)
-        assert not again.working
-        assert again.find(1) is None
-        assert not again.knows(1)
+    assert again.add(1, "p", b"{}", 1.0)
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        before = time.monotonic()
+        assert not again.add(2, "p", b"{}", 1.0)
+        waited = time.monotonic() - before
+        assert 0.2 < waited < 1.5
+        for _ in range(20):  # who has waited in vain does not wait again
+            assert again.find(1) is None
+            assert not again.knows(1)
+            again.touch([1])
+            again.trim()
+        assert time.monotonic() - before < waited + 0.2
+    assert again.find(1) is not None
+    again.touch([1])
+    assert again.add(3, "p", b"{}", 1.0)
+    assert store.find(3) is not None
+    (record,) = caplog.records
+    assert "another process holds" in record.getMessage()
+
+
+def test_a_reader_of_the_store_that_takes_its_time_does_not_break_it(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "LOCK_TIMEOUT", 0.01)
+    again = InstanceStore(store.path)
+    assert again.add(1, "p", b"{}", 1.0)
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM instances").fetchall()
+        assert not again.add(2, "p", b"{}", 1.0)
         again.touch([1])
-        again.trim()
-    finally:
-        other.close()
-    assert len(caplog.records) == 1
-    assert "instances are not kept for a restart" in caplog.text
+        assert again.find(1) is not None
+    assert again.find(2) is None
+    again.touch([1])
+    assert again.add(2, "p", b"{}", 1.0)
+
+
+def test_an_instance_that_is_found_again_counts_as_used(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers that are started again more often than they trim must not forget what Kong uses."""
+    clock = time.time()
+    monkeypatch.setattr(store_module.time, "time", lambda: clock)
+    for id in (1, 2):
+        store.add(id, "p", b"{}", 1.0)
+    for _ in range(10):
+        clock += store_module.MAX_AGE / 4
+        store.close()
+        store = InstanceStore(store.path)
+        assert store.find(1) is not None
+    assert store.find(2) is None
+
+
+def test_configurations_that_come_and_go_do_not_make_the_store_grow(store: InstanceStore) -> None:
+    def run(ids: range) -> int:
+        for id in ids:
+            store.add(id, "p", bytes(5000), 1.0)
+            store.close_instance(id)
+        return os.path.getsize(store.path)
+
+    first = run(range(1, 100))
+    # What is left of one is its id: they are not given out again.
+    assert run(range(100, 1100)) - first < 1000 * 80
 
 
 def test_links_and_files_of_others_are_not_taken_for_the_store(

@@ -511,6 +511,24 @@ def test_start_instance_fails_on_2_0_and_3_9(servers: Any) -> None:
         assert kong.request().status == 200
 
 
+def test_who_waited_for_an_instance_that_failed_to_start_starts_it(servers: Any) -> None:
+    server = servers({"first": {"certificate": []}, "hello": HELLO}, priorities={"first": 9})
+    failures = iter(range(2))
+
+    def start(argument: Any) -> None:
+        if argument["Name"] == "hello" and next(failures, None) is not None:
+            raise Close
+
+    server.behaviours["StartInstance"] = start
+    kong = Kong(server.path)
+    assert kong.request(scheme="https").status == 500
+    # The second request starts the instance, and in vain; the first comes to wait for it.
+    waits, starts = kong.requests([Request(scheme="https"), Request()])
+    assert starts.status == 500
+    assert waits.status == 200
+    assert waits.headers["x-hello"] == "hi"
+
+
 def test_start_instance_fails_on_2_8(servers: Any) -> None:
     server = servers({"hello": HELLO})
     server.behaviours["StartInstance"] = failing_start

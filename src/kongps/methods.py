@@ -286,7 +286,6 @@ class Methods:
         """Closes every instance, as the server does at its end. Those in the store stay there."""
         instances = self.dispatcher.all_instances()
         if self.store is not None:
-            self.store.touch([instance.id for instance in instances])
             self.store.close()
         for instance in instances:
             self.dispatcher.remove_instance(instance.id)

@@ -43,6 +43,13 @@ DRAIN_INTERVAL = 0.02
 # Seconds that plugins get at least to close their instances at the server's end.
 CLOSE_TIMEOUT = 1.0
 
+# Seconds that a server waits for the one before it to let go of the socket. That one may be busy
+# with a handler, or may have yet to see that the Kong that started it is gone (WATCH_INTERVAL).
+HAND_OVER_TIME = 3.0
+
+# Seconds between looks at whether it has.
+HAND_OVER_INTERVAL = 0.02
+
 # Seconds that a process gets to end, beyond the shutdown timeout, after it was told to by a signal:
 # a handler that never returns, or a thread of a plugin, must not keep it.
 STOP_GRACE = 2.0
@@ -73,7 +80,9 @@ def _prepare(plugins: dict[str, Plugin]) -> None:
         assert plugin.kong
 
 
-def open_socket(path: str, mode: int = 0o600, backlog: int = 4096) -> socket.socket:
+def open_socket(
+    path: str, mode: int = 0o600, backlog: int = 4096, patience: float = 0.0
+) -> socket.socket:
     """Opens the listening socket; whoever sees its path can connect to it at once.
 
     A socket left by a server that is dead is replaced. The new one is bound under another name
@@ -82,6 +91,7 @@ def open_socket(path: str, mode: int = 0o600, backlog: int = 4096) -> socket.soc
     :param path: where to put it.
     :param mode: its permissions.
     :param backlog: connections that may wait to be accepted.
+    :param patience: seconds to wait for a live server there to end.
     :raises ServerError: when the path cannot be used, or a live server listens there.
     """
     directory = os.path.dirname(path) or "."
@@ -98,19 +108,30 @@ def open_socket(path: str, mode: int = 0o600, backlog: int = 4096) -> socket.soc
             f"the directory {directory} of the socket does not exist; create it or give another "
             "path (--socket, or --kong-prefix for Kong's prefix)"
         )
-    with _locked(directory):
-        _check_free(path)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            _remove(fresh)
-            listening.bind(fresh)
-            os.chmod(fresh, mode)
-            listening.listen(backlog)
-            os.rename(fresh, path)
-        except OSError as error:
-            listening.close()
-            _remove(fresh)
-            raise ServerError(f"cannot open the socket {path}: {error.strerror}") from None
+    deadline = time.monotonic() + patience
+    while True:
+        with _locked(directory):
+            if not _is_taken(path):
+                return _listen(path, fresh, mode, backlog)
+        if time.monotonic() >= deadline:
+            raise ServerError(
+                f"another server listens on {path}; stop it or give another path with --socket"
+            )
+        time.sleep(HAND_OVER_INTERVAL)
+
+
+def _listen(path: str, fresh: str, mode: int, backlog: int) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove(fresh)
+        listening.bind(fresh)
+        os.chmod(fresh, mode)
+        listening.listen(backlog)
+        os.rename(fresh, path)
+    except OSError as error:
+        listening.close()
+        _remove(fresh)
+        raise ServerError(f"cannot open the socket {path}: {error.strerror}") from None
     return listening
 
 
@@ -129,11 +150,15 @@ def _locked(directory: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _check_free(path: str) -> None:
+def _is_taken(path: str) -> bool:
+    """Whether a live server listens on a path.
+
+    :raises ServerError: when no socket can be put there.
+    """
     try:
         kind = os.lstat(path).st_mode
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         raise ServerError(f"cannot use the socket {path}: {error.strerror}") from None
     if not stat.S_ISSOCK(kind):
@@ -145,17 +170,15 @@ def _check_free(path: str) -> None:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            return  # its server is dead
+            return False  # its server is dead
         except FileNotFoundError:
-            return  # removed meanwhile
+            return False  # removed meanwhile
         except OSError as error:
             if isinstance(error, (BlockingIOError, TimeoutError, socket.timeout)):
                 pass  # alive, and its queue is full
             else:
                 raise ServerError(f"cannot use the socket {path}: {error.strerror}") from None
-    raise ServerError(
-        f"another server listens on {path}; stop it or give another path with --socket"
-    )
+    return True
 
 
 def _remove(path: str) -> None:
@@ -248,17 +271,18 @@ class Server:
 
         :raises ServerError: when the path cannot be used, or a live server listens there.
         """
-        self._open(self.settings.socket)
+        self._open(self.settings.socket, HAND_OVER_TIME)
         self._open_store()
         if self.settings.second_socket:
             try:
-                self._open(self.settings.second_socket)
+                # Not waited for: a server that ends lets go of it before it does of the first.
+                self._open(self.settings.second_socket, 0.0)
             except ServerError as error:
                 logger.warning("%s", error)
 
-    def _open(self, path: str) -> None:
+    def _open(self, path: str, patience: float) -> None:
         settings = self.settings
-        listening = open_socket(path, settings.socket_mode, settings.listen_queue_size)
+        listening = open_socket(path, settings.socket_mode, settings.listen_queue_size, patience)
         made = os.stat(path)
         self._sockets[path] = (made.st_dev, made.st_ino)
         serve(self.loop, listening, self.dispatcher, self._unfinished)
@@ -307,6 +331,7 @@ class Server:
 
     def _signalled(self) -> None:
         """Stops, and sees to it that the process ends when plugin code holds up the loop."""
+        self._remove_sockets()  # now, not when the loop has its turn: a new server may wait
         patience = self.settings.shutdown_timeout if not self._signals else 0.0
         self._signals += 1
         threading.Thread(
@@ -355,13 +380,27 @@ class Server:
             return
         self._stop_at = time.monotonic() + self.settings.shutdown_timeout
         logger.info("stopping; %d events are running", self.dispatcher.live_events)
-        self.loop.close_listeners()
         self._remove_sockets()
-        self._drain()
+        self.loop.close_listeners()
+        # Those who had just connected get that long to say what they want.
+        self.loop.call_later(DRAIN_INTERVAL, self._drain)
 
     def _drain(self) -> None:
+        """Ends the loop when nothing is left to do.
+
+        While events are under way connections stay open: over MsgPack:1 the steps of an event come
+        on any of them. Kong has them in its pool and goes on using them, which is well until a new
+        server listens; then each is closed when what came on it is done.
+        """
         assert self._stop_at is not None
-        if self.dispatcher.live_events and time.monotonic() < self._stop_at:
+        left = self._stop_at - time.monotonic()
+        if self.dispatcher.live_events:
+            replaced = os.path.exists(self.settings.socket)
+            self.loop.finishing = replaced or left < self.settings.shutdown_timeout / 2
+        else:
+            self.loop.close_idle_streams()
+        # Without a connection no event can go on: Kong has given it up.
+        if self.loop.streams and left > 0:
             self.loop.call_later(DRAIN_INTERVAL, self._drain)
         else:
             self._end_events()
@@ -389,13 +428,14 @@ class Server:
     def _watch_sockets(self) -> None:
         if self._stop_at is not None or self._socket_lost:
             return
-        for path, ours in self._sockets.items():
+        for path, ours in list(self._sockets.items()):
             try:
                 there = os.stat(path)
-                self._socket_lost = (there.st_dev, there.st_ino) != ours
+                lost = (there.st_dev, there.st_ino) != ours
             except OSError:
+                lost = True
+            if lost and path in self._sockets:  # it is not there after a signal to stop
                 self._socket_lost = True
-            if self._socket_lost:
                 logger.error(
                     "the socket %s was removed or replaced: Kong cannot connect to this server "
                     "any more; start it again",
@@ -410,17 +450,21 @@ class Server:
         self.loop.close_streams()
 
     def _close(self) -> None:
+        self._remove_sockets()
         self.loop.close_listeners()
         self._end_events()
-        self._remove_sockets()
         self.methods.close_all()
         if self.methods.closing:
             logger.warning("%d instances had not closed in time", self.methods.closing)
         self.handlers.stop()
 
     def _remove_sockets(self) -> None:
-        """Removes the sockets, unless another server has put its own there meanwhile."""
-        for path, ours in self._sockets.items():
+        """Removes the sockets, once, the first one last.
+
+        To be done while they still listen: as long as they do, no other server puts its own there.
+        """
+        while self._sockets:
+            path, ours = self._sockets.popitem()
             with contextlib.suppress(OSError):
                 there = os.stat(path)
                 if (there.st_dev, there.st_ino) == ours:

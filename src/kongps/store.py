@@ -15,6 +15,7 @@ import os
 import sqlite3
 import stat
 import time
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
@@ -26,7 +27,7 @@ __all__ = ["InstanceStore", "StoredInstance", "store_path"]
 _T = TypeVar("_T")
 
 # Changes when the tables do; a store of another version is made anew.
-VERSION = 1
+VERSION = 2
 
 # Seconds without use after which an instance is forgotten: the Kong that held its id is gone.
 MAX_AGE = 7 * 24 * 3600.0
@@ -34,11 +35,17 @@ MAX_AGE = 7 * 24 * 3600.0
 # Most instances kept; those unused for longest are forgotten first.
 MAX_STORED = 100_000
 
+# Seconds after which an instance that is found again counts as used anew.
+USED_AGAIN_AFTER = 3600.0
+
 # Largest configuration kept, in bytes.
 MAX_CONFIG_SIZE = 1 << 20
 
 # Seconds that another process, the server before this one, may hold the database.
 LOCK_TIMEOUT = 2.0
+
+# What SQLite says when another process holds the database.
+_LOCKED = "locked"
 
 # Rollback journal, not WAL: a child process that a plugin forks may close its copy unharmed. What
 # has been written survives the end of the process; the end of the machine ends Kong too.
@@ -55,9 +62,13 @@ CREATE TABLE instances (
     plugin TEXT NOT NULL,
     config BLOB,
     started REAL NOT NULL,
-    last_used REAL NOT NULL
+    last_used REAL NOT NULL,
+    checksum INTEGER NOT NULL
 )
 """
+
+# So that trimming, which the server before this one may have to wait for, does not read them all.
+_INDEX = "CREATE INDEX IF NOT EXISTS instances_by_use ON instances (last_used)"
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,7 @@ class InstanceStore:
     def __init__(self, path: str) -> None:
         self.path = path
         self._database: sqlite3.Connection | None = None
+        self._locked = False
         try:
             self._open()
         except (OSError, sqlite3.Error, _Foreign) as error:
@@ -110,22 +122,30 @@ class InstanceStore:
                 "than %d bytes", id, plugin, MAX_CONFIG_SIZE,
             )  # fmt: skip
             return False
+        name = _text(plugin)
         done = self._run(
-            "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?)",
-            (id, _text(plugin), config, started, time.time()),
+            "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?)",
+            (id, name, config, started, time.time(), _checksum(id, name, config, started)),
         )
         return done is not None
 
     def find(self, id: int) -> StoredInstance | None:
         """The instance with an id, if it is kept and not closed."""
         rows = self._run(
-            "SELECT plugin, config, started FROM instances WHERE id = ? AND config IS NOT NULL",
-            (id,),
+            "SELECT plugin, config, started, checksum, last_used < ? FROM instances "
+            "WHERE id = ? AND config IS NOT NULL",
+            (time.time() - USED_AGAIN_AFTER, id),
         )
         if not rows:
             return None
-        plugin, config, started = rows[0]
-        return StoredInstance(id, plugin, bytes(config), started)
+        plugin, config, started, checksum, long_ago = rows[0]
+        if not isinstance(config, bytes) or checksum != _checksum(id, plugin, config, started):
+            # SQLite does not see every damage; Kong starts an instance that is not there anew.
+            report(logging.WARNING, "instance %d in %s is damaged: passed over", id, self.path)
+            return None
+        if long_ago:
+            self.touch([id])
+        return StoredInstance(id, plugin, config, started)
 
     def knows(self, id: int) -> bool:
         """Whether an id was given out, as far as is remembered."""
@@ -145,11 +165,12 @@ class InstanceStore:
     def trim(self) -> None:
         """Forgets instances that were not used for long, and those over the count."""
         self._run("DELETE FROM instances WHERE last_used < ?", (time.time() - MAX_AGE,))
-        self._run(
-            "DELETE FROM instances WHERE id IN (SELECT id FROM instances "
-            "ORDER BY config IS NULL, last_used DESC LIMIT -1 OFFSET ?)",
-            (MAX_STORED,),
-        )
+        if (self._run("SELECT count(*) FROM instances", ()) or [(0,)])[0][0] > MAX_STORED:
+            self._run(
+                "DELETE FROM instances WHERE id IN (SELECT id FROM instances "
+                "ORDER BY config IS NULL, last_used DESC LIMIT -1 OFFSET ?)",
+                (MAX_STORED,),
+            )
 
     def close(self) -> None:
         """Closes the database; what is in it stays."""
@@ -165,11 +186,14 @@ class InstanceStore:
 
     def _run_many(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         def run(database: sqlite3.Connection) -> None:
-            database.execute("BEGIN")
+            database.execute("BEGIN IMMEDIATE")
             try:
                 database.executemany(statement, rows)
-            finally:
                 database.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    database.execute("ROLLBACK")
+                raise
 
         self._guarded(run)
 
@@ -178,10 +202,32 @@ class InstanceStore:
             if self._database is None:
                 return None
             try:
-                return work(self._database)
+                done = work(self._database)
             except (sqlite3.Error, OverflowError) as error:
+                if isinstance(error, sqlite3.OperationalError) and _LOCKED in str(error):
+                    self._wait_no_more(error)
+                    return None
                 self._mend(error)
+            else:
+                if self._locked:
+                    self._patience(LOCK_TIMEOUT)
+                return done
         return None
+
+    def _wait_no_more(self, error: Exception) -> None:
+        """Another process holds the database: goes on without it for as long as that is so."""
+        if not self._locked:
+            self._patience(0.0)
+            report(
+                logging.WARNING, "instances are not kept for a restart while another process "
+                "holds %s: %s", self.path, error,
+            )  # fmt: skip
+
+    def _patience(self, seconds: float) -> None:
+        """Has SQLite wait that long for a lock from now on."""
+        self._locked = not seconds
+        if self._database is not None:
+            self._database.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
 
     def _mend(self, error: Exception) -> None:
         """Makes a broken database anew; goes on without one that cannot be used."""
@@ -222,6 +268,7 @@ class InstanceStore:
         database = sqlite3.connect(
             self.path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
         )
+        database.text_factory = lambda text: text.decode(errors="replace")
         self._database = database
         for setting in _SETTINGS:
             database.execute(setting)
@@ -234,9 +281,12 @@ class InstanceStore:
                 database.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
                 raise _Foreign("another version of kongps made it", replaceable=True)
+            database.execute(_INDEX)
         finally:
             database.execute("COMMIT")
-        database.execute("SELECT id, plugin, config, started, last_used FROM instances LIMIT 1")
+        database.execute(
+            "SELECT id, plugin, config, started, last_used, checksum FROM instances LIMIT 1"
+        )
 
 
 class _Foreign(Exception):
@@ -267,6 +317,10 @@ def _own_file(path: str) -> None:
         os.fchmod(handle, 0o600)
     finally:
         os.close(handle)
+
+
+def _checksum(id: int, plugin: str, config: bytes, started: float) -> int:
+    return zlib.crc32(config, zlib.crc32(f"{id} {plugin} {started!r}".encode()))
 
 
 def _text(name: str) -> str:

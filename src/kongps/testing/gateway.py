@@ -558,11 +558,16 @@ class Kong:
 
     def _run_all(self, tasks: list[_Task]) -> None:
         running = [task for task in tasks if task.advance()]
+        for task in running:
+            task.begin()
         while running:
+            left = []
             for task in running:
-                task.begin()
-            left = [task for task in running if task.end(self.timeout)]
-            stuck = all(task.idle for task in running)
+                if task.end(self.timeout):
+                    # At once, as in nginx: nobody else takes the connection just put back.
+                    task.begin()
+                    left.append(task)
+            stuck = all(task.idle for task in running) and all(task.waits is None for task in left)
             running = left
             if stuck:
                 for task in running:

@@ -91,7 +91,12 @@ cdef class Connection(Stream):
             return self.close()
         if self.session.protocol.held >= self.session.protocol.most_held and self.fd >= 0:
             self.watch(0)  # until something is answered
+        if self.loop.finishing:
+            self.close_if_idle()
         return self.count()
+
+    cdef bint busy(self) except -1:
+        return self.session.busy() or Stream.busy(self)
 
     cdef int refuse(self, object error) except -1:
         report(WARNING, "closing a connection: %s", error)
@@ -119,8 +124,10 @@ cdef class ConnectionOutlet(Outlet):
     cdef int push(self) except -1:
         cdef Connection connection = self.connection
         connection.flush()
-        if connection.session.protocol.closing or buffer_size(
-            &connection.session.protocol.inbox
+        if (
+            connection.session.protocol.closing
+            or connection.loop.finishing
+            or buffer_size(&connection.session.protocol.inbox)
         ):
             connection.loop.call_soon_threadsafe(self.send_soon)
         return 0

@@ -31,6 +31,8 @@ cdef class Stream(Watched):
     cdef int sent(self) except -1
     cdef int lost(self) except -1
     cdef int flush(self) except -1
+    cdef bint busy(self) except -1
+    cdef int close_if_idle(self) except -1
 
 
 cdef class Listener(Watched):
@@ -39,6 +41,7 @@ cdef class Listener(Watched):
     cdef object accept_stream
     cdef double told_at           # when the log was last told that no connection can be taken
 
+    cdef int finish(self) except -1
     cdef int tell_of(self, int error) except -1
     cdef int pause(self, int error) except -1
 
@@ -66,6 +69,7 @@ cdef class Loop:
     cdef Waker waker
     cdef bint asleep              # or about to be, having looked for calls
     cdef bint stopping
+    cdef public bint finishing            # a connection is closed when nothing is left to do on it
     cdef readonly Py_ssize_t streams      # connections that are open
     cdef readonly Py_ssize_t max_streams
 

@@ -47,9 +47,12 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_NONBLOCK
         SOCK_CLOEXEC
         MSG_NOSIGNAL
+        MSG_PEEK
+        SHUT_RDWR
     int accept4(int fd, void* address, void* length, int flags)
     ssize_t recv(int fd, void* data, size_t size, int flags)
     ssize_t send(int fd, const void* data, size_t size, int flags)
+    int shutdown(int fd, int how)
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
@@ -184,6 +187,17 @@ cdef class Stream(Watched):
             self.watch(EPOLLIN)
         return 0
 
+    cdef bint busy(self) except -1:
+        """Whether something is still to be read from the peer, or sent to it."""
+        cdef char ignored
+        return buffer_size(self.outbox) > 0 or recv(self.fd, &ignored, 1, MSG_PEEK) > 0
+
+    cdef int close_if_idle(self) except -1:
+        """Closes the connection, unless that would lose something."""
+        if self.fd >= 0 and not self.busy():
+            self.close()
+        return 0
+
     cdef int close(self) except -1:
         if self.fd >= 0:
             self.loop.streams -= 1
@@ -278,6 +292,20 @@ cdef class Listener(Watched):
     cdef int failed(self, object error) except -1:
         report(ERROR, "a connection could not be taken", error=error)
         return 0
+
+    cdef int finish(self) except -1:
+        """Closes, having taken the connections that wait; who comes later is refused."""
+        cdef int fd
+        shutdown(self.fd, SHUT_RDWR)
+        while self.loop.streams < self.loop.max_streams:
+            fd = accept4(self.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd < 0:
+                break
+            try:
+                self.take(fd)
+            except BaseException as error:
+                self.failed(error)
+        return self.close()
 
     cdef int close(self) except -1:
         if self.fd >= 0:
@@ -383,10 +411,16 @@ cdef class Loop:
         return listener
 
     def close_listeners(self):
-        """Stops taking connections; those that are open stay so."""
+        """Stops taking connections, but for those that wait already; those that are open stay."""
         for one in list(self.watched):
             if isinstance(one, Listener):
-                (<Listener>one).close()
+                (<Listener>one).finish()
+
+    def close_idle_streams(self):
+        """Closes every connection on which nothing is left to do."""
+        for one in list(self.watched):
+            if isinstance(one, Stream):
+                (<Stream>one).close_if_idle()
 
     def close_streams(self):
         """Closes every connection, having sent what can be sent at once."""

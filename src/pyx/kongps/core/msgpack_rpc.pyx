@@ -178,7 +178,7 @@ cdef class MsgPackRPC(Protocol):
 
     cdef int begin_answer(self, int64_t sequence) except -1:
         """Writes ``[1, sequence,``; the error and the result are to follow."""
-        self.event = 0
+        self.event = self.asked = 0
         buffer_append(&self.outbox, b"\x94\x01", 2)
         return write_unsigned(&self.outbox, <uint64_t>sequence)
 
@@ -213,6 +213,7 @@ cdef class MsgPackRPC(Protocol):
             if isinstance(error, PackError):
                 raise PackError(f"argument {index + 1} of {function.name}: {error}") from None
             raise
+        self.asked = event
         return True
 
     cdef int answer_failure(self, int64_t sequence, int64_t event, str text) except -1:

@@ -46,6 +46,7 @@ cdef class ProtobufRPC(Protocol):
     cdef bint out_of_step         # something came before the call that it would answer
     cdef tuple awaited_args
 
+    cdef bint unanswered_calls(self) except -1
     cdef bint read_call(self, Call call, const uint8_t* data, size_t size) except -1
     cdef bint read_answer(self, Call call, const uint8_t* data, size_t size) except -1
     cdef int write_return(self, int64_t sequence) except -1

@@ -215,6 +215,9 @@ cdef class ProtobufRPC(Protocol):
         call.value = value
         return True
 
+    cdef bint unanswered_calls(self) except -1:
+        return len(self.unanswered) > 0
+
     cdef bint answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
                               tuple args, bint pipelined) except -1:
         cdef Rpc rpc = rpc_of(function)

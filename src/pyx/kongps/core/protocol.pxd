@@ -12,7 +12,7 @@ from kongps.core.function cimport Function
 cdef enum:
     # Calls of one connection that may wait for answers. Kong has one; a peer that sends on without
     # an answer costs memory for each.
-    MOST_HELD = 64
+    MOST_HELD = 8
 
 cdef enum CallKind:
     HANDLE_EVENT   # target: instance id; phase
@@ -42,11 +42,13 @@ cdef class Protocol:
     cdef readonly bint closing    # to be closed when what is in the outbox has been sent
     cdef bint logs_failures       # Kong logs the text of an `answer_failure`
     cdef int64_t event            # the event that the connection belongs to; 0 for none
+    cdef int64_t asked            # the event that Kong was asked something for last; 0 for none
     cdef int held                 # calls of events that are answered later
     cdef int most_held            # with so many, no further call is carried out
 
     cdef int receive(self, const char* data, size_t size) except -1
     cdef bint next_call(self, Call call) except -1
+    cdef bint unanswered_calls(self) except -1
     cdef int hold(self, int64_t event) except -1
     cdef int send(self) except -1
     cdef int push(self) except -1

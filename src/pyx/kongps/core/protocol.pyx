@@ -82,6 +82,10 @@ cdef class Protocol:
         """
         raise NotImplementedError
 
+    cdef bint unanswered_calls(self) except -1:
+        """Whether PDK calls have been sent that Kong has yet to answer on this connection."""
+        return False
+
     cdef int hold(self, int64_t event) except -1:
         """The present call, of `event`, is answered later: the connection belongs to it."""
         self.event = event

@@ -85,6 +85,17 @@ cdef class Session:
         self.call.value = None
         return True
 
+    cdef bint busy(self) except -1:
+        """Whether a message has not come whole, or Kong is likely to go on with an event here."""
+        if self.protocol is None:
+            return buffer_size(&self.opening) > 0
+        return (
+            buffer_size(&self.protocol.inbox) > 0
+            or self.protocol.held > 0
+            or self.protocol.unanswered_calls()
+            or self.dispatcher.find_event(self.protocol.asked) is not None
+        )
+
     cdef int lost(self) except -1:
         """The connection is gone."""
         if self.protocol is not None:
