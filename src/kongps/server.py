@@ -43,6 +43,12 @@ DRAIN_INTERVAL = 0.02
 # a handler that never returns, or a thread of a plugin, must not keep it.
 STOP_GRACE = 2.0
 
+# What SIGUSR1 has logged.
+NUMBERS = (
+    "%(Events)d live events, %(Instances)d instances, %(Connections)d connections, "
+    "%(EventsHandled)d events handled, %(Memory)d bytes of memory, pid %(Pid)d"
+)
+
 # Seconds between the times when the store of instances learns which are in use, and is trimmed.
 TRIM_INTERVAL = 3600.0
 
@@ -154,7 +160,7 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _end_process(delay: float) -> None:
+def end_process(delay: float) -> None:
     time.sleep(delay)
     report(logging.ERROR, "plugin code keeps the server from ending; ending it now")
     os._exit(1)
@@ -170,6 +176,52 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+class SocketFiles:
+    """The sockets that are ours, as files: nobody else's are removed."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[int, int]] = {}  # path: device and inode
+        self._lost = False
+
+    @property
+    def paths(self) -> list[str]:
+        """Where they are."""
+        return list(self._made)
+
+    def open(self, path: str, mode: int, backlog: int) -> socket.socket:
+        """Opens a listening socket; see ``open_socket``."""
+        listening = open_socket(path, mode, backlog)
+        made = os.stat(path)
+        self._made[path] = (made.st_dev, made.st_ino)
+        return listening
+
+    def look_after(self) -> None:
+        """Says so, once, when one was removed or replaced."""
+        if self._lost:
+            return
+        for path, ours in self._made.items():
+            try:
+                there = os.stat(path)
+                self._lost = (there.st_dev, there.st_ino) != ours
+            except OSError:
+                self._lost = True
+            if self._lost:
+                logger.error(
+                    "the socket %s was removed or replaced: Kong cannot connect to this server "
+                    "any more; start it again",
+                    path,
+                )
+                return
+
+    def remove(self) -> None:
+        """Removes them, unless another server has put its own there meanwhile."""
+        for path, ours in self._made.items():
+            with contextlib.suppress(OSError):
+                there = os.stat(path)
+                if (there.st_dev, there.st_ino) == ours:
+                    os.unlink(path)
 
 
 class Server:
@@ -208,6 +260,7 @@ class Server:
             errors = {error.plugin: str(error) for error in loaded.errors}
             plugins = loaded.plugins
         self.plugins = plugins
+        self.errors = errors
         _prepare(plugins)
         self.methods = Methods(
             self.dispatcher,
@@ -217,11 +270,9 @@ class Server:
             max_instances=settings.max_instances,
             connections=lambda: self.loop.streams,
         )
-        # The socket files that are ours: path, and device and inode.
-        self._sockets: dict[str, tuple[int, int]] = {}
+        self._sockets = SocketFiles()
         self._stop_at: float | None = None
         self._signals = 0
-        self._socket_lost = False
 
     def open(self) -> None:
         """Opens the socket; Kong can connect from now on.
@@ -238,9 +289,7 @@ class Server:
 
     def _open(self, path: str) -> None:
         settings = self.settings
-        listening = open_socket(path, settings.socket_mode, settings.listen_queue_size)
-        made = os.stat(path)
-        self._sockets[path] = (made.st_dev, made.st_ino)
+        listening = self._sockets.open(path, settings.socket_mode, settings.listen_queue_size)
         serve(self.loop, listening, self.dispatcher, self._unfinished)
 
     def _open_store(self) -> None:
@@ -260,14 +309,14 @@ class Server:
         On the main thread it takes over the two signals while it runs, and SIGUSR1, which has it
         log what it holds.
         """
-        if not self._sockets:
+        if not self._sockets.paths:
             self.open()
         self.loop.call_every(WATCH_INTERVAL, self._watch)
         self.loop.call_every(TRIM_INTERVAL, self.methods.trim_store)
         restore = self._take_signals()
         logger.info(
             "kongps %s serves %s on %s (pid %d)",
-            __version__, ", ".join(self.plugins) or "no plugin", " and ".join(self._sockets),
+            __version__, ", ".join(self.plugins) or "no plugin", " and ".join(self._sockets.paths),
             os.getpid(),
         )  # fmt: skip
         try:
@@ -289,7 +338,7 @@ class Server:
         patience = self.settings.shutdown_timeout if not self._signals else 0.0
         self._signals += 1
         threading.Thread(
-            target=_end_process, args=(patience + STOP_GRACE,), daemon=True, name="kongps-stop"
+            target=end_process, args=(patience + STOP_GRACE,), daemon=True, name="kongps-stop"
         ).start()
         self.stop()
 
@@ -301,9 +350,12 @@ class Server:
             number: signal.signal(number, lambda *_: self._signalled())
             for number in (signal.SIGTERM, signal.SIGINT)
         }
-        old[signal.SIGUSR1] = signal.signal(
-            signal.SIGUSR1, lambda *_: self.loop.call_soon_threadsafe(self._tell_numbers)
-        )
+        for number, call in (
+            (signal.SIGUSR1, self._tell_numbers), (signal.SIGHUP, self._hung_up)
+        ):  # fmt: skip
+            old[number] = signal.signal(
+                number, lambda *_, call=call: self.loop.call_soon_threadsafe(call)
+            )
 
         def forked() -> None:
             restore()
@@ -320,10 +372,11 @@ class Server:
         return restore
 
     def _tell_numbers(self) -> None:
-        logger.info(
-            "%(Events)d live events, %(Instances)d instances, %(Connections)d connections, "
-            "%(EventsHandled)d events handled, %(Memory)d bytes of memory, pid %(Pid)d",
-            self.methods.numbers(),
+        logger.info(NUMBERS, self.methods.numbers())
+
+    def _hung_up(self) -> None:
+        logger.warning(
+            "SIGHUP: the plugins are not loaded anew; that needs --workers 2 or more, or --reload"
         )
 
     def _begin_stop(self) -> None:
@@ -334,7 +387,7 @@ class Server:
         self._stop_at = time.monotonic() + self.settings.shutdown_timeout
         logger.info("stopping; %d events are running", self.dispatcher.live_events)
         self.loop.close_listeners()
-        self._remove_sockets()
+        self._sockets.remove()
         self._drain()
 
     def _drain(self) -> None:
@@ -348,27 +401,11 @@ class Server:
         self.dispatcher.abandon_idle_events()
         if self.settings.instance_ttl:
             self.methods.close_idle(self.settings.instance_ttl)
-        self._watch_sockets()
+        if self._stop_at is None:
+            self._sockets.look_after()
         if self.settings.parent_watch and self._stop_at is None and os.getppid() != self._parent:
             logger.info("the process that started this server is gone")
             self._begin_stop()
-
-    def _watch_sockets(self) -> None:
-        if self._stop_at is not None or self._socket_lost:
-            return
-        for path, ours in self._sockets.items():
-            try:
-                there = os.stat(path)
-                self._socket_lost = (there.st_dev, there.st_ino) != ours
-            except OSError:
-                self._socket_lost = True
-            if self._socket_lost:
-                logger.error(
-                    "the socket %s was removed or replaced: Kong cannot connect to this server "
-                    "any more; start it again",
-                    path,
-                )
-                return
 
     def _close(self) -> None:
         left = self.dispatcher.abandon_all_events()
@@ -376,13 +413,5 @@ class Server:
             logger.warning("%d events had not ended in time", left)
         self.loop.close_listeners()
         self.loop.close_streams()
-        self._remove_sockets()
+        self._sockets.remove()
         self.methods.close_all()
-
-    def _remove_sockets(self) -> None:
-        """Removes the sockets, unless another server has put its own there meanwhile."""
-        for path, ours in self._sockets.items():
-            with contextlib.suppress(OSError):
-                there = os.stat(path)
-                if (there.st_dev, there.st_ino) == ours:
-                    os.unlink(path)
