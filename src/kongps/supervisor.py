@@ -11,6 +11,7 @@ import signal
 import socket
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -247,15 +248,15 @@ class Supervisor:
         if self._generation == 0 and not self.sockets.paths:
             self._fail_to_start(hand.failure or f"a worker {how} before it was ready")
             return
-        if hand.leaving:
+        if hand.leaving and status == 0:
             logger.info("worker %d has finished its events and ended", hand.pid)
-            if hand.generation != self._generation or hand.failure == "replaced":
-                return
-        else:
+        elif hand.failure != "replaced":
             logger.error(
                 "worker %d %s%s; its events fail, and %d connections go to other workers",
                 hand.pid, how, f": {hand.failure}" if hand.failure else "", left,
             )  # fmt: skip
+        if hand.generation != self._generation:
+            return
         self._replace(time.monotonic() - hand.started)
 
     def _replace(self, lived: float) -> None:
@@ -371,10 +372,16 @@ class Supervisor:
         if not self._opened and not all(hand.ready and not hand.unlinked for hand in serving):
             return  # those that connect first are to be shared by all
         self._opened = True
-        for hand in serving:
-            if hand.ready and not hand.serving and not hand.unlinked and not hand.leaving:
-                hand.serving = True
-                self.board.open(hand.line)
+        self._serve_with(
+            hand for hand in serving
+            if hand.ready and not (hand.serving or hand.unlinked or hand.leaving)
+        )  # fmt: skip
+
+    def _serve_with(self, hands: Iterable[Hand]) -> None:
+        fresh = list(hands)
+        for hand in fresh:
+            hand.serving = True
+        self.board.open([hand.line for hand in fresh])
 
     # --- the socket ------------------------------------------------------------------------------
 
@@ -455,9 +462,7 @@ class Supervisor:
     def _switch(self, generation: int) -> None:
         old = [hand for hand in self.hands.values() if hand.serving]
         self._generation, self._next_generation = generation, None
-        for hand in self._of(generation):
-            hand.serving = True
-            self.board.open(hand.line)
+        self._serve_with(self._of(generation))
         for hand in old:
             hand.leaving = True
             self.board.close(hand.line)

@@ -251,6 +251,7 @@ cdef class ConnectionOutlet(Outlet):
         self.connection = connection
 
     cdef int send(self) except -1:
+        self.connection.flush()  # `sent` does not begin on more than MOST_UNSENT
         return self.connection.sent()
 
 

@@ -34,7 +34,6 @@ cdef class Passed(Watched):
 cdef class Line(Channel):
     cdef Switchboard board
     cdef readonly int desk
-    cdef bint open
     cdef set connections
 
 

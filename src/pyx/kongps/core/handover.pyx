@@ -315,18 +315,18 @@ cdef class Switchboard:
         acceptor.board = self
         loop.add(acceptor, listening.fileno(), EPOLLIN)
 
-    def open(self, Line line not None):
-        """Has a worker get connections from now on, those first that have waited."""
+    def open(self, lines):
+        """Has workers get connections from now on, those first that have waited."""
         cdef Passed one
-        line.open = True
-        self.lines.append(line)
+        cdef Line line
+        for line in lines:
+            self.lines.append(line)
         waiting, self.waiting = self.waiting, []
         for one in waiting:
             self.place(one, b"")
 
     def close(self, Line line not None):
         """Gives a worker no connections any more; those that it has stay."""
-        line.open = False
         if line in self.lines:
             self.lines.remove(line)
 
@@ -499,11 +499,6 @@ cdef class IntakeHolder(Holder):
 
     cdef int hand_back(self, Connection connection) except -1:
         cdef uint32_t number = connection.number
-        connection.outbox = &connection.nothing
-        if connection.session.protocol is not None:
-            connection.session.protocol.outlet = None
-            connection.session.protocol.slot = NULL
-            connection.session.protocol = None
         connection.slot.reading = False
         connection.slot = NULL  # the supervisor's now
         connection.shared = False  # it stays open

@@ -120,8 +120,8 @@ cdef class Watched:
         if self.interest:
             epoll_ctl(self.loop.epoll_fd, EPOLL_CTL_DEL, self.fd, NULL)
             self.interest = 0
+        self.loop.closed_now.append(self)  # first: it may hold the only reference
         self.loop.watched.discard(self)
-        self.loop.closed_now.append(self)
         return 0
 
 
