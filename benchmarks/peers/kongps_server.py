@@ -25,9 +25,10 @@ class Kongps(Peer):
 
     family = "kongps"
 
-    def __init__(self, protocol: str) -> None:
+    def __init__(self, protocol: str, *flags: str) -> None:
         self.name = "kongps" if protocol == "msgpack" else f"kongps-{protocol}"
         self.protocol = protocol
+        self._flags = flags
         self._python = sys.executable
 
     def prepare(self, home: Path, workload: str) -> None:
@@ -52,7 +53,7 @@ class Kongps(Peer):
         socket = run / "kongps.sock"
         argv = [self._python, "-m", "kongps", "serve", "--plugins-directory"]
         argv += [str(home / "plugins" / workload), "--socket", str(socket)]
-        return Launch(argv, socket, workload)
+        return Launch([*argv, *self._flags], socket, workload)
 
     def dump(self, home: Path, run: Path, workload: str) -> Sequence[str]:
         directory = str(home / "plugins" / workload)

@@ -212,6 +212,7 @@ class Supervisor:
         far.close()
         self._watcher = Channel(lambda data, fds: self.reload(), None)
         self._watcher.start(self.loop, near.detach())
+        logger.info("watching %s for changes", self.settings.plugins_directory)
         return False
 
     def _reap(self) -> None:
