@@ -162,6 +162,7 @@ def test_hanging_up_on_a_server_without_a_supervisor_does_not_end_it(
 ) -> None:
     with serving(directory, short_path / "k.sock") as server:
         wire = server.connect()
+        wire.call("GetStatus", 0)  # it runs, and takes signals
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(lambda: "SIGHUP" in server.text())
         assert "--workers 2 or more, or --reload" in server.text()

@@ -190,7 +190,7 @@ class InstanceStore:
                     self._reopen()  # another process has made it anew
                 return work(self._database)
             except (OSError, sqlite3.Error, OverflowError, _Foreign) as error:
-                if _is_locked(error):
+                if self._shared and _is_locked(error):
                     locked = error
                     continue
                 self._mend(error)

@@ -93,6 +93,7 @@ class Worker(Server):
         self.dispatcher.on_command("plugin.CloseInstance", self._close_instance)
         self.dispatcher.on_command("kongps.Status", self.methods.get_status)
         self.dispatcher.on_command("kongps.CloseInstance", self.methods.drop_instance)
+        self.dispatcher.on_command("kongps.Abandon", self.dispatcher.abandon_event)
         self.dispatcher.on_command("kongps.Drained", self._drained_peers.add)
 
     def run(self) -> None:

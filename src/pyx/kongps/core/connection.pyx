@@ -178,7 +178,12 @@ cdef class Connection(Stream):
             protocol.answer_error(slot.sequence, "the worker that had the call has died")
         else:
             if slot.outstanding == STEP_CALL:
+                # It may live on in another worker; but what Kong has said is lost.
                 slot.phase = <uint8_t>event_phase(slot.event)
+                if self.elsewhere.is_here(slot.event):
+                    self.session.dispatcher.abandon_event(slot.event)
+                else:
+                    self.elsewhere.abandon(slot.event)
             fail_dead_event(protocol, slot.sequence, slot.event, slot.phase, let_through)
             if slot.protocol == SPEAKS_PROTOBUF and (<ProtobufRPC>protocol).ignored == (
                 ALL_IGNORED

@@ -596,6 +596,17 @@ cdef class Dispatcher:
             event.protocol.send()
         return len(idle)
 
+    def abandon_event(self, int64_t id):
+        """Ends an event of which Kong was told that it has failed, if it is not over.
+
+        :param id: the event's.
+        """
+        cdef Event event = self.find_event(id)
+        if event is not None and (event.state == WAITING or event.state == AWAY):
+            self.forget_event(event)
+            if not event.ended:
+                event.runner.abandon(event)
+
     def end_late_handlers(self):
         """Fails the events whose handlers are AWAY for more than ``handler_timeout`` seconds.
 

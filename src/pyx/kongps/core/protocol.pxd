@@ -32,6 +32,7 @@ cdef class Outlet:
 cdef class Elsewhere:
     """Where the steps go whose events are not in this process."""
     cdef bint is_here(self, int64_t event) noexcept
+    cdef int abandon(self, int64_t event) except -1
     cdef int forward(self, Protocol origin, int64_t sequence, int64_t event, const uint8_t* rest,
                      size_t size) except -1
 

@@ -64,6 +64,10 @@ cdef class Elsewhere:
     cdef bint is_here(self, int64_t event) noexcept:
         return True
 
+    cdef int abandon(self, int64_t event) except -1:
+        """Has an event ended, wherever it is: Kong was told that it has failed."""
+        raise NotImplementedError
+
     cdef int forward(self, Protocol origin, int64_t sequence, int64_t event, const uint8_t* rest,
                      size_t size) except -1:
         """Has the call answered, now or later, that `origin` knows as `sequence`.

@@ -184,6 +184,12 @@ cdef class Routes(Elsewhere):
             return 0
         return (<Relay>relay).forward(origin, sequence, event, rest, size)
 
+    cdef int abandon(self, int64_t event) except -1:
+        cdef object relay = self.relays.get(event_worker(event))
+        if relay is not None:
+            relay.ask("kongps.Abandon", event, lambda _: None)
+        return 0
+
     cdef int fail(self, Protocol origin, int64_t sequence, int64_t event) except -1:
         return fail_dead_event(origin, sequence, event, event_phase(event), self.let_through)
 
