@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from harness import ROOT, environment_of, load, run_directory, running
-from peers import MissingPeer, Peer, home_of
+from peers import Kongps, MissingPeer, Peer, home_of
 
 Report = dict[str, Any]
 
@@ -68,6 +68,7 @@ class Results:
         self.dump: dict[str, list[float]] = {}
         self.start: dict[str, list[float]] = {}
         self.memory: dict[str, Report] = {}
+        self.workers: dict[str, Report] = {}
         self._prepared: set[tuple[str, str]] = set()
 
     def ready(self, workload: str) -> list[Peer]:
@@ -129,6 +130,7 @@ class Results:
                 name: spread(values) for name, values in self.start.items() if values
             },
             "memory": self.memory,
+            "workers": self.workers,
         }
 
 
@@ -195,6 +197,30 @@ def find_problems(report: Report, workload: str) -> list[str]:
     if report["bytes_per_event"] < LEAST_BYTES.get(workload, 0) * 0.9:
         found.append(f"only {report['bytes_per_event']:,.0f} bytes came per event")
     return found
+
+
+def measure_workers(results: Results, settings: Settings) -> None:
+    """Two workers next to one process, on a handler with 0.2 ms of Python.
+
+    Over MsgPack:1 each step comes on another connection than the one before.
+    """
+    for protocol in ("msgpack", "protobuf"):
+        runs: dict[int, list[Report]] = {1: [], 2: []}
+        options = ["--connections", str(settings.connections), "--seconds", str(settings.seconds)]
+        options += ["--warmup", str(settings.warmup)]
+        options += ["--move-steps"] if protocol == "msgpack" else []
+        for _ in range(settings.rounds):
+            for count, found in runs.items():
+                peer = Kongps(protocol, f"{count}-workers", ("--workers", str(count)))
+                peer.prepare(home_of(peer, ROOT), "compute")
+                report = measure(peer, "compute", options)
+                say(f"{protocol}, {count} workers: {report['events_per_second']:,.0f} events/s")
+                found.append(report)
+                results.trouble(peer, "workers", find_problems(report, "compute"))
+        pairs = zip(runs[1], runs[2])
+        gains = [two["events_per_second"] / one["events_per_second"] for one, two in pairs]
+        results.workers[protocol] = {"gain": spread(gains), "runs": runs}
+        say(f"{protocol}: two workers over one: {statistics.median(gains):.2f}")
 
 
 # --- summaries --------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from harness import ROOT, TOOLS, build_tools
 from parts import CALLS, Settings
 from peers import Peer, all_peers
 
-PARTS = ("events", "moving", "scaling", "start", "memory")
+PARTS = ("events", "moving", "scaling", "start", "memory", "workers")
 
 
 def main() -> int:
@@ -56,6 +56,8 @@ def main() -> int:
         parts.measure_start(results, settings)
     if "memory" in options.parts:
         parts.measure_memory(results)
+    if "workers" in options.parts:
+        parts.measure_workers(results, settings)
 
     measured = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),

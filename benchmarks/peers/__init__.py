@@ -15,7 +15,7 @@ from peers.kong_js_pdk import KongJsPdk
 from peers.kong_python_pdk import KongPythonPdk
 from peers.kongps_server import Kongps
 
-__all__ = ["Launch", "MissingPeer", "Peer", "all_peers", "home_of"]
+__all__ = ["Kongps", "Launch", "MissingPeer", "Peer", "all_peers", "home_of"]
 
 
 def all_peers(tools: Path) -> dict[str, Peer]:

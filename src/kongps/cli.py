@@ -28,6 +28,7 @@ from kongps.settings import (
     parse_count,
     parse_mode,
     parse_seconds,
+    parse_workers,
 )
 from kongps.when_imported import when_imported
 
@@ -293,6 +294,18 @@ def add_serving(parser: TakesFlags, *, socket: bool) -> None:
         help="bytes of half-received messages of all connections; with more, the connection that "
         "holds most is closed",
     )
+    option(
+        "--workers",
+        metavar="N",
+        type=_WORKERS,
+        help="processes that run handlers; auto: one for each core",
+    )
+    parser.add_argument(
+        "--reload",
+        action="store_const",
+        const=True,
+        help="load the plugins anew when a file in their directory changes (needs watchfiles)",
+    )
     _add_lua_style(parser)
     _add_unsafe(parser)
     option("--log-level", metavar="LEVEL", choices=LOG_LEVELS, help="least level to log: "
@@ -341,6 +354,7 @@ def _type(parse: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
 _MODE = _type(parse_mode, "a set of permissions in octal, such as 0660")
 _SECONDS = _type(parse_seconds, "a number of seconds, 0 or more")
 _COUNT = _type(parse_count, "a whole number, 1 or more")
+_WORKERS = _type(parse_workers, "a number of workers, 1 to 64, or auto")
 
 
 def _required(settings: Settings, *names: str) -> None:
@@ -360,14 +374,23 @@ def _run_server(settings: Settings) -> int:
     from kongps import log
 
     log.set_up(settings.log_level, settings.log_format)
+    if settings.workers > 1 or settings.reload:
+        from kongps.supervisor import Supervisor
+
+        return Supervisor(settings).run()
     from kongps.server import Server
 
     with stdout_kept_clean():
         server = Server(settings)
-    with contextlib.suppress(Exception):  # what handlers print shows at once, also in a pipe
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    print_at_once()
     server.run()
     return OK
+
+
+def print_at_once() -> None:
+    """Has what handlers print show at once, also in a pipe."""
+    with contextlib.suppress(Exception):  # a plugin may have put anything in its place
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def _run_file(words: list[str]) -> int:

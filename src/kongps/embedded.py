@@ -133,6 +133,10 @@ def _serve(plugin: Plugin, options: argparse.Namespace, protocol: str) -> int:
     settings = cli.settings_of(options, parent_watch=True)
     settings.socket, settings.plugins_directory = socket, ""
     log.set_up(settings.log_level, settings.log_format)
+    if settings.workers > 1 or settings.reload:
+        from kongps.supervisor import Supervisor
+
+        return Supervisor(settings, {plugin.name: plugin}).run()
     from kongps.server import Server
 
     Server(settings, {plugin.name: plugin}).run()

@@ -282,6 +282,13 @@ class Methods:
         report(logging.INFO, "instance %d of plugin %s closed", instance.id, instance.plugin.name)
         return _status(instance)
 
+    def drop_instance(self, id: int) -> None:
+        """Closes an instance that Kong has closed in another worker."""
+        with contextlib.suppress(KongpsError):  # it never was here
+            instance = self.dispatcher.remove_instance(id)
+            self.last_close[instance.plugin.name] = time.time()
+            self._close(instance)
+
     def close_all(self) -> None:
         """Closes every instance, as the server does at its end. Those in the store stay there."""
         instances = self.dispatcher.all_instances()

@@ -54,6 +54,12 @@ HAND_OVER_INTERVAL = 0.02
 # a handler that never returns, or a thread of a plugin, must not keep it.
 STOP_GRACE = 2.0
 
+# What SIGUSR1 has logged.
+NUMBERS = (
+    "%(Events)d live events, %(Instances)d instances, %(Connections)d connections, "
+    "%(EventsHandled)d events handled, %(Memory)d bytes of memory, pid %(Pid)d"
+)
+
 # Seconds between the times when the store of instances learns which are in use, and is trimmed.
 TRIM_INTERVAL = 3600.0
 
@@ -186,7 +192,7 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _end_process(delay: float) -> None:
+def end_process(delay: float) -> None:
     time.sleep(delay)
     report(logging.ERROR, "plugin code keeps the server from ending; ending it now")
     os._exit(1)
@@ -202,6 +208,57 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+class SocketFiles:
+    """The sockets that are ours, as files: nobody else's are removed."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[int, int]] = {}  # path: device and inode
+        self._lost = False
+
+    @property
+    def paths(self) -> list[str]:
+        """Where they are."""
+        return list(self._made)
+
+    def open(self, path: str, mode: int, backlog: int, patience: float) -> socket.socket:
+        """Opens a listening socket; see ``open_socket``."""
+        listening = open_socket(path, mode, backlog, patience)
+        made = os.stat(path)
+        self._made[path] = (made.st_dev, made.st_ino)
+        return listening
+
+    def look_after(self) -> None:
+        """Says so, once, when one was removed or replaced."""
+        if self._lost:
+            return
+        for path, ours in list(self._made.items()):
+            try:
+                there = os.stat(path)
+                lost = (there.st_dev, there.st_ino) != ours
+            except OSError:
+                lost = True
+            if lost and path in self._made:  # it is not there after a signal to stop
+                self._lost = True
+                logger.error(
+                    "the socket %s was removed or replaced: Kong cannot connect to this server "
+                    "any more; start it again",
+                    path,
+                )
+                return
+
+    def remove(self) -> None:
+        """Removes them, once, the first one last.
+
+        To be done while they still listen: as long as they do, no other server puts its own there.
+        """
+        while self._made:
+            path, ours = self._made.popitem()
+            with contextlib.suppress(OSError):
+                there = os.stat(path)
+                if (there.st_dev, there.st_ino) == ours:
+                    os.unlink(path)
 
 
 class Server:
@@ -249,6 +306,7 @@ class Server:
             errors = {error.plugin: str(error) for error in loaded.errors}
             plugins = loaded.plugins
         self.plugins = plugins
+        self.errors = errors
         _prepare(plugins)
         self.methods = Methods(
             self.dispatcher,
@@ -260,11 +318,9 @@ class Server:
             handlers=self.handlers,
             call_later=self.loop.call_later,
         )
-        # The socket files that are ours: path, and device and inode.
-        self._sockets: dict[str, tuple[int, int]] = {}
+        self._sockets = SocketFiles()
         self._stop_at: float | None = None
         self._signals = 0
-        self._socket_lost = False
 
     def open(self) -> None:
         """Opens the socket; Kong can connect from now on.
@@ -282,9 +338,9 @@ class Server:
 
     def _open(self, path: str, patience: float) -> None:
         settings = self.settings
-        listening = open_socket(path, settings.socket_mode, settings.listen_queue_size, patience)
-        made = os.stat(path)
-        self._sockets[path] = (made.st_dev, made.st_ino)
+        listening = self._sockets.open(
+            path, settings.socket_mode, settings.listen_queue_size, patience
+        )
         serve(self.loop, listening, self.dispatcher, self._unfinished)
 
     def _open_store(self) -> None:
@@ -304,14 +360,14 @@ class Server:
         On the main thread it takes over the two signals while it runs, and SIGUSR1, which has it
         log what it holds.
         """
-        if not self._sockets:
+        if not self._sockets.paths:
             self.open()
         self.loop.call_every(WATCH_INTERVAL, self._watch)
         self.loop.call_every(TRIM_INTERVAL, self.methods.trim_store)
         restore = self._take_signals()
         logger.info(
             "kongps %s serves %s on %s (pid %d)",
-            __version__, ", ".join(self.plugins) or "no plugin", " and ".join(self._sockets),
+            __version__, ", ".join(self.plugins) or "no plugin", " and ".join(self._sockets.paths),
             os.getpid(),
         )  # fmt: skip
         self.handlers.watchdog.start()
@@ -331,11 +387,11 @@ class Server:
 
     def _signalled(self) -> None:
         """Stops, and sees to it that the process ends when plugin code holds up the loop."""
-        self._remove_sockets()  # now, not when the loop has its turn: a new server may wait
+        self._sockets.remove()  # now, not when the loop has its turn: a new server may wait
         patience = self.settings.shutdown_timeout if not self._signals else 0.0
         self._signals += 1
         threading.Thread(
-            target=_end_process, args=(patience + STOP_GRACE,), daemon=True, name="kongps-stop"
+            target=end_process, args=(patience + STOP_GRACE,), daemon=True, name="kongps-stop"
         ).start()
         self.stop()
 
@@ -348,9 +404,12 @@ class Server:
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         old[INTERRUPT] = signal.signal(INTERRUPT, lambda *_: self.handlers.watchdog.interrupted())
-        old[signal.SIGUSR1] = signal.signal(
-            signal.SIGUSR1, lambda *_: self.loop.call_soon_threadsafe(self._tell_numbers)
-        )
+        for number, call in (
+            (signal.SIGUSR1, self._tell_numbers), (signal.SIGHUP, self._hung_up)
+        ):  # fmt: skip
+            old[number] = signal.signal(
+                number, lambda *_, call=call: self.loop.call_soon_threadsafe(call)
+            )
 
         def forked() -> None:
             restore()
@@ -367,10 +426,11 @@ class Server:
         return restore
 
     def _tell_numbers(self) -> None:
-        logger.info(
-            "%(Events)d live events, %(Instances)d instances, %(Connections)d connections, "
-            "%(EventsHandled)d events handled, %(Memory)d bytes of memory, pid %(Pid)d",
-            self.methods.numbers(),
+        logger.info(NUMBERS, self.methods.numbers())
+
+    def _hung_up(self) -> None:
+        logger.warning(
+            "SIGHUP: the plugins are not loaded anew; that needs --workers 2 or more, or --reload"
         )
 
     def _begin_stop(self) -> None:
@@ -380,7 +440,7 @@ class Server:
             return
         self._stop_at = time.monotonic() + self.settings.shutdown_timeout
         logger.info("stopping; %d events are running", self.dispatcher.live_events)
-        self._remove_sockets()
+        self._sockets.remove()
         self.loop.close_listeners()
         # Those who had just connected get that long to say what they want.
         self.loop.call_later(DRAIN_INTERVAL, self._drain)
@@ -403,10 +463,14 @@ class Server:
         if self.loop.streams and left > 0:
             self.loop.call_later(DRAIN_INTERVAL, self._drain)
         else:
-            self._end_events()
-            self.methods.close_all()
-            self._stop_at = max(self._stop_at, time.monotonic() + CLOSE_TIMEOUT)
-            self._await_closes()
+            self._end()
+
+    def _end(self) -> None:
+        """Ends the loop when the plugins' instances have closed, or had their time to."""
+        self._end_events()
+        self.methods.close_all()
+        self._stop_at = max(self._stop_at or 0.0, time.monotonic() + CLOSE_TIMEOUT)
+        self._await_closes()
 
     def _await_closes(self) -> None:
         assert self._stop_at is not None
@@ -420,28 +484,11 @@ class Server:
         self.dispatcher.abandon_idle_events()
         if self.settings.instance_ttl:
             self.methods.close_idle(self.settings.instance_ttl)
-        self._watch_sockets()
+        if self._stop_at is None:
+            self._sockets.look_after()
         if self.settings.parent_watch and self._stop_at is None and os.getppid() != self._parent:
             logger.info("the process that started this server is gone")
             self._begin_stop()
-
-    def _watch_sockets(self) -> None:
-        if self._stop_at is not None or self._socket_lost:
-            return
-        for path, ours in list(self._sockets.items()):
-            try:
-                there = os.stat(path)
-                lost = (there.st_dev, there.st_ino) != ours
-            except OSError:
-                lost = True
-            if lost and path in self._sockets:  # it is not there after a signal to stop
-                self._socket_lost = True
-                logger.error(
-                    "the socket %s was removed or replaced: Kong cannot connect to this server "
-                    "any more; start it again",
-                    path,
-                )
-                return
 
     def _end_events(self) -> None:
         left = self.dispatcher.abandon_all_events()
@@ -450,22 +497,10 @@ class Server:
         self.loop.close_streams()
 
     def _close(self) -> None:
-        self._remove_sockets()
+        self._sockets.remove()
         self.loop.close_listeners()
         self._end_events()
         self.methods.close_all()
         if self.methods.closing:
             logger.warning("%d instances had not closed in time", self.methods.closing)
         self.handlers.stop()
-
-    def _remove_sockets(self) -> None:
-        """Removes the sockets, once, the first one last.
-
-        To be done while they still listen: as long as they do, no other server puts its own there.
-        """
-        while self._sockets:
-            path, ours = self._sockets.popitem()
-            with contextlib.suppress(OSError):
-                there = os.stat(path)
-                if (there.st_dev, there.st_ino) == ours:
-                    os.unlink(path)

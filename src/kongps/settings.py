@@ -38,6 +38,9 @@ BLOCK_THRESHOLD = 0.02
 # Seconds after which an event fails whose handler has not ended: Kong waits 60 for an answer.
 HANDLER_TIMEOUT = 50.0
 
+# Most worker processes. Each has links with all others, and its number in the ids of events.
+MAX_WORKERS = 64
+
 # What may become of a request whose handler failed: it ends with a 500, or goes on.
 ON_ERROR = ("closed", "open")
 
@@ -79,6 +82,9 @@ class Settings(Data, frozen=False):
         used least recently is closed.
     :ivar max_unfinished: bytes of messages that have not come whole, of all connections together;
         with more, the connection that holds most of them is closed.
+    :ivar workers: processes that run handlers; with more than one, or with `reload`, a supervisor
+        starts them.
+    :ivar reload: whether plugins are loaded anew when a file in their directory changes.
     :ivar allow_unsafe_plugins: whether plugins are loaded that others than root and the server's
         user may write.
     :ivar log_level: least level logged, one of ``LOG_LEVELS``.
@@ -106,6 +112,8 @@ class Settings(Data, frozen=False):
     max_events: int = MAX_EVENTS
     max_instances: int = MAX_INSTANCES
     max_unfinished: int = MAX_UNFINISHED
+    workers: int = 1
+    reload: bool = False
     allow_unsafe_plugins: bool = False
     log_level: str = "info"
     log_format: str = "text"
@@ -145,6 +153,17 @@ def parse_count(text: str) -> int:
     return count
 
 
+def parse_workers(text: str) -> int:
+    """Reads a number of worker processes; ``auto`` is the number of cores that may be used.
+
+    :raises ValueError: when it is none.
+    """
+    count = len(os.sched_getaffinity(0)) if text == "auto" else parse_count(text)
+    if count > MAX_WORKERS:
+        raise ValueError(text)
+    return count
+
+
 def parse_switch(text: str) -> bool:
     """Reads a switch: 1, true, yes, on; 0, false, no, off.
 
@@ -174,6 +193,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "max_events": parse_count,
     "max_instances": parse_count,
     "max_unfinished": parse_count,
+    "workers": parse_workers,
+    "reload": parse_switch,
     "allow_unsafe_plugins": parse_switch,
 }
 

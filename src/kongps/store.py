@@ -44,8 +44,8 @@ MAX_CONFIG_SIZE = 1 << 20
 # Seconds that another process, the server before this one, may hold the database.
 LOCK_TIMEOUT = 2.0
 
-# What SQLite says when another process holds the database.
-_LOCKED = "locked"
+# How often a shared one is tried to be opened while others hold it.
+OPEN_ATTEMPTS = 5
 
 # Rollback journal, not WAL: a child process that a plugin forks may close its copy unharmed. What
 # has been written survives the end of the process; the end of the machine ends Kong too.
@@ -96,14 +96,18 @@ class InstanceStore:
     """The database. No method raises; a store that does not work any more forgets everything.
 
     :param path: the file; its directory is made for it.
+    :param shared: whether several processes have it open at a time, and know of each other's
+        instances by it. Then no configuration is too large for it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, shared: bool = False) -> None:
         self.path = path
+        self._shared = shared
+        self._file: tuple[int, int] | None = None
         self._database: sqlite3.Connection | None = None
         self._locked = False
         try:
-            self._open()
+            self._open_patiently()
         except (OSError, sqlite3.Error, _Foreign) as error:
             self._mend(error)
         self.trim()
@@ -115,7 +119,7 @@ class InstanceStore:
 
     def add(self, id: int, plugin: str, config: bytes, started: float) -> bool:
         """Keeps an instance; returns whether it is kept."""
-        if len(config) > MAX_CONFIG_SIZE:
+        if len(config) > MAX_CONFIG_SIZE and not self._shared:
             report(
                 logging.WARNING,
                 "instance %d of plugin %s is not kept for a restart: its configuration is larger "
@@ -198,25 +202,34 @@ class InstanceStore:
         self._guarded(run)
 
     def _guarded(self, work: Callable[[sqlite3.Connection], _T]) -> _T | None:
+        locked: Exception | None = None
         for _ in range(2):
             if self._database is None:
                 return None
             try:
+                if self._shared and self._file != _identity(self.path):
+                    self._reopen()  # another process has made it anew
                 done = work(self._database)
-            except (sqlite3.Error, OverflowError) as error:
-                if isinstance(error, sqlite3.OperationalError) and _LOCKED in str(error):
-                    self._wait_no_more(error)
-                    return None
+            except (OSError, sqlite3.Error, OverflowError, _Foreign) as error:
+                if _is_locked(error):
+                    locked = error
+                    if self._shared:
+                        continue
+                    break
                 self._mend(error)
             else:
                 if self._locked:
                     self._patience(LOCK_TIMEOUT)
                 return done
+        if locked is not None:
+            self._wait_no_more(locked)
         return None
 
     def _wait_no_more(self, error: Exception) -> None:
         """Another process holds the database: goes on without it for as long as that is so."""
-        if not self._locked:
+        if self._shared:  # by workers, who cannot do without it
+            report(logging.WARNING, "another process holds %s: %s", self.path, error)
+        elif not self._locked:
             self._patience(0.0)
             report(
                 logging.WARNING, "instances are not kept for a restart while another process "
@@ -228,6 +241,10 @@ class InstanceStore:
         self._locked = not seconds
         if self._database is not None:
             self._database.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+
+    def _reopen(self) -> None:
+        self.close()
+        self._open()
 
     def _mend(self, error: Exception) -> None:
         """Makes a broken database anew; goes on without one that cannot be used."""
@@ -258,6 +275,17 @@ class InstanceStore:
             "instances are not kept for a restart: %s cannot be used: %s", self.path, reason,
         )  # fmt: skip
 
+    def _open_patiently(self) -> None:
+        """Opens the database, also when several processes do so at once."""
+        for _ in range(OPEN_ATTEMPTS - 1 if self._shared else 0):
+            try:
+                return self._open()
+            except sqlite3.OperationalError as error:
+                self.close()
+                if not _is_locked(error):
+                    raise
+        return self._open()
+
     def _open(self) -> None:
         """Opens the database, made when it is not there.
 
@@ -270,6 +298,7 @@ class InstanceStore:
         )
         database.text_factory = lambda text: text.decode(errors="replace")
         self._database = database
+        self._file = _identity(self.path)
         for setting in _SETTINGS:
             database.execute(setting)
         database.execute("BEGIN IMMEDIATE")
@@ -287,6 +316,18 @@ class InstanceStore:
         database.execute(
             "SELECT id, plugin, config, started, last_used, checksum FROM instances LIMIT 1"
         )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_locked(error: Exception) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 class _Foreign(Exception):

@@ -111,6 +111,26 @@ cdef class Later:
     cdef int answer(self) except -1
 
 
+cdef enum:
+    # An event's id, where there are workers: the phase, the worker, a number. Kong knows ids as
+    # doubles, so they stay below 2**53. Alone, a server gives out numbers and nothing else.
+    NUMBER_BITS = 38
+    WORKER_BITS = 12
+    PHASE_SHIFT = 50
+
+
+cdef inline int event_phase(int64_t event) noexcept:
+    return <int>(event >> PHASE_SHIFT) & 7
+
+
+cdef inline int event_worker(int64_t event) noexcept:
+    return <int>(event >> NUMBER_BITS) & ((1 << WORKER_BITS) - 1)
+
+
+cdef int fail_dead_event(Protocol protocol, int64_t sequence, int64_t event, int phase,
+                         bint let_through) except -1
+
+
 cdef struct EventTable:
     # Open table without collisions: the event with id n stands at n & (capacity - 1), and an id
     # whose place is taken is never given out.
@@ -126,6 +146,7 @@ cdef class Dispatcher:
     cdef object find_missing          # gives an Instance that is not here, or None; or None
     cdef readonly uint64_t max_events
     cdef EventTable events
+    cdef int64_t worker_part          # of event ids; -1 where there are no workers
     cdef Runner runner
     cdef readonly double event_timeout
     cdef readonly double handler_timeout

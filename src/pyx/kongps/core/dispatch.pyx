@@ -213,7 +213,7 @@ cdef class Event:
             WARNING, "%s: no answer for %d s, Kong has given it up", self.describe(),
             <int>(monotonic() - self.last_step),
         )
-        self.protocol.closing = True
+        self.protocol.give_up(self.sequence)
         self.dispatcher.forget_event(self)
         return True
 
@@ -310,13 +310,11 @@ cdef class Event:
     cdef int hold(self) except -1:
         """The handler goes on elsewhere; Kong's call is answered later."""
         self.state = AWAY
-        self.protocol.held += 1
         return self.protocol.hold(self.id)
 
     cdef int take_back(self) noexcept:
         """The loop acts for an event that was AWAY."""
         self.state = RUNNING
-        self.protocol.held -= 1
         return 0
 
     cdef int overdue(self, object where) except -1:
@@ -358,6 +356,17 @@ cdef class Event:
             f"plugin {self.instance.plugin.name}, {phase_name(self.phase)} handler, "
             f"instance {self.instance.id}, event {self.id}"
         )
+
+
+cdef int fail_dead_event(Protocol protocol, int64_t sequence, int64_t event, int phase,
+                         bint let_through) except -1:
+    """Answers a call of an event whose worker is dead, as for a handler that has failed."""
+    if not EXIT.phase_bits & (1 << phase):
+        return protocol.answer_failure(sequence, event, "the worker that ran the handler has died")
+    if let_through:
+        return protocol.answer_return(sequence, event)
+    protocol.answer_pdk_call(sequence, event, EXIT, UNEXPECTED, False)
+    return 0
 
 
 cdef class Runner:
@@ -453,6 +462,7 @@ cdef class Dispatcher:
         self.commands = {}
         # An id of a server that was here before is not one of ours.
         self.events.last_id = secrets.randbelow(1 << 31)
+        self.worker_part = -1
 
     def __dealloc__(self):
         cdef uint64_t place
@@ -471,6 +481,15 @@ cdef class Dispatcher:
             the error that Kong gets.
         """
         self.commands[method] = handler
+
+    def be_worker(self, int number):
+        """Has the ids of events tell in which worker they live.
+
+        :param number: the worker's, below 4096.
+        """
+        if not 0 <= number < 1 << WORKER_BITS:
+            raise ValueError(f"no worker has the number {number}")
+        self.worker_part = <int64_t>number << NUMBER_BITS
 
     def add_instance(self, Instance instance not None):
         """Takes in an instance; its events are served from now on."""
@@ -581,12 +600,23 @@ cdef class Dispatcher:
         for event in idle:
             report(INFO, "%s is ended: %s", event.describe(), reason)
             if event.state == AWAY or event.protocol.event == event.id:
-                event.protocol.closing = True  # out of step with Kong from now on
+                event.protocol.give_up(event.sequence)  # out of step with Kong from now on
             self.forget_event(event)
             if not event.ended:
                 event.runner.abandon(event)
             event.protocol.send()
         return len(idle)
+
+    def abandon_event(self, int64_t id):
+        """Ends an event of which Kong was told that it has failed, if it is not over.
+
+        :param id: the event's.
+        """
+        cdef Event event = self.find_event(id)
+        if event is not None and (event.state == WAITING or event.state == AWAY):
+            self.forget_event(event)
+            if not event.ended:
+                event.runner.abandon(event)
 
     def end_late_handlers(self):
         """Fails the events whose handlers are AWAY for more than ``handler_timeout`` seconds.
@@ -702,7 +732,7 @@ cdef class Dispatcher:
 
     cdef int handle_command(self, Call call, Protocol protocol) except -1:
         cdef object handler = self.commands.get(call.method)
-        if handler is None:
+        if handler is None or (call.method.startswith("kongps.") and not protocol.is_peer):
             return protocol.answer_error(call.sequence, f"unknown method {call.method}")
         try:
             result = handler(call.value)
@@ -728,6 +758,9 @@ cdef class Dispatcher:
         while self.events.places[<uint64_t>self.events.last_id & mask] != NULL:
             self.events.last_id += 1
         event.id = self.events.last_id
+        if self.worker_part >= 0:
+            self.events.last_id &= (<int64_t>1 << NUMBER_BITS) - 1
+            event.id = self.events.last_id | self.worker_part | <int64_t>phase << PHASE_SHIFT
         event.instance = instance
         event.phase = phase
         event.dispatcher = self

@@ -7,6 +7,7 @@ cdef enum:
     # A peer that lets this many answer bytes pile up is not read from until they are gone. One
     # answer may be larger by itself.
     MOST_UNSENT = 1048576
+    RECEIVE_SIZE = 262144         # most bytes of one connection before others get their turn
 
 
 cdef class Watched:
@@ -26,6 +27,7 @@ cdef class Stream(Watched):
     """One accepted connection."""
     cdef Buffer* outbox
     cdef bint ended               # the peer sends no more
+    cdef bint shared              # other processes have it open: closing it says so to the peer
 
     cdef int received(self, const char* data, size_t size) except -1
     cdef int sent(self) except -1
@@ -61,7 +63,8 @@ cdef class Loop:
     cdef int epoll_fd
     cdef set watched
     cdef list closed_now          # closed while their events are still in hand
-    cdef char* receive_buffer
+    cdef char* receive_buffer     # `own_buffer`, or memory of somebody else
+    cdef char* own_buffer
     cdef list timers              # a heap
     cdef long timers_made
     cdef object calls             # collections.deque, filled by other threads too
@@ -73,6 +76,8 @@ cdef class Loop:
     cdef readonly Py_ssize_t streams      # connections that are open
     cdef readonly Py_ssize_t max_streams
 
+    cdef int add(self, Watched one, int fd, unsigned int interest) except -1
+    cdef int add_stream(self, Stream stream, int fd) except -1
     cdef int timeout(self) except -2
     cdef int run_timers(self) except -1
     cdef int run_calls(self) except -1

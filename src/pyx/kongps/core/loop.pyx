@@ -44,11 +44,11 @@ cdef extern from "<sys/epoll.h>" nogil:
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
+        SHUT_RDWR
         SOCK_NONBLOCK
         SOCK_CLOEXEC
         MSG_NOSIGNAL
         MSG_PEEK
-        SHUT_RDWR
     int accept4(int fd, void* address, void* length, int flags)
     ssize_t recv(int fd, void* data, size_t size, int flags)
     ssize_t send(int fd, const void* data, size_t size, int flags)
@@ -60,7 +60,6 @@ cdef extern from "Python.h":
 cdef enum:
     EVENTS_AT_ONCE = 256          # file descriptors that one wake-up takes in hand
     ACCEPTS_AT_ONCE = 64          # connections taken before others get their turn
-    RECEIVE_SIZE = 262144         # most bytes of one connection before others get their turn
     NO_ERROR = 0                  # of accepting, where the limit is our own
     # Most connections, unless told otherwise. Kong has one for each request in its hands, and some
     # in its pool.
@@ -124,8 +123,8 @@ cdef class Watched:
         if self.interest:
             epoll_ctl(self.loop.epoll_fd, EPOLL_CTL_DEL, self.fd, NULL)
             self.interest = 0
+        self.loop.closed_now.append(self)  # first: it may hold the only reference
         self.loop.watched.discard(self)
-        self.loop.closed_now.append(self)
         return 0
 
 
@@ -201,6 +200,8 @@ cdef class Stream(Watched):
     cdef int close(self) except -1:
         if self.fd >= 0:
             self.loop.streams -= 1
+            if self.shared:
+                shutdown(self.fd, SHUT_RDWR)
             Watched.close(self)
             self.lost()
         return 0
@@ -274,15 +275,7 @@ cdef class Listener(Watched):
             if stream is None:
                 close_fd(fd)
         if stream is not None:
-            stream.loop = self.loop
-            stream.fd = fd
-            self.loop.streams += 1
-            self.loop.watched.add(stream)
-            try:
-                stream.watch(EPOLLIN)
-            except OSError:
-                stream.close()
-                raise
+            self.loop.add_stream(stream, fd)
 
     def accept_again(self):
         """Goes on accepting after a pause."""
@@ -367,8 +360,8 @@ cdef class Loop:
 
     def __cinit__(self):
         self.epoll_fd = -1
-        self.receive_buffer = <char*>PyMem_Malloc(RECEIVE_SIZE)
-        if self.receive_buffer == NULL:
+        self.own_buffer = self.receive_buffer = <char*>PyMem_Malloc(RECEIVE_SIZE)
+        if self.own_buffer == NULL:
             raise MemoryError
 
     def __init__(self, Py_ssize_t max_streams=MAX_STREAMS):
@@ -386,7 +379,7 @@ cdef class Loop:
         self.waker.watch(EPOLLIN)
 
     def __dealloc__(self):
-        PyMem_Free(self.receive_buffer)
+        PyMem_Free(self.own_buffer)
         if self.epoll_fd >= 0:
             close_fd(self.epoll_fd)
 
@@ -404,11 +397,23 @@ cdef class Loop:
         :returns: the :class:`Listener`.
         """
         cdef Listener listener = Listener(listening, accept_stream)
-        listener.loop = self
-        listener.fd = listening.fileno()
-        self.watched.add(listener)
-        listener.watch(EPOLLIN)
+        self.add(listener, listening.fileno(), EPOLLIN)
         return listener
+
+    cdef int add(self, Watched one, int fd, unsigned int interest) except -1:
+        """Takes a file descriptor in hand; from now on it is closed with `one`."""
+        one.loop = self
+        one.fd = fd
+        self.watched.add(one)
+        try:
+            return one.watch(interest)
+        except OSError:
+            one.close()
+            raise
+
+    cdef int add_stream(self, Stream stream, int fd) except -1:
+        self.streams += 1
+        return self.add(stream, fd, EPOLLIN)
 
     def close_listeners(self):
         """Stops taking connections, but for those that wait already; those that are open stay."""

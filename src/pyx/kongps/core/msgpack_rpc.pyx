@@ -80,6 +80,7 @@ cdef class MsgPackRPC(Protocol):
         cdef const char* method
         cdef size_t size
         cdef bint is_event, is_step
+        cdef const uint8_t* rest
         if not read_array(reader, &length) or length < 3 or not read_integer(reader, &kind):
             raise ProtocolError("a MessagePack-RPC message is an array that starts with its kind")
         if kind == NOTIFICATION and length == 3:
@@ -88,6 +89,7 @@ cdef class MsgPackRPC(Protocol):
             raise ProtocolError(f"a message of kind {kind} with {length} parts is no request")
         if not read_integer(reader, &call.sequence) or call.sequence < 0:
             raise ProtocolError("a request's number must be a whole number, 0 or more")
+        rest = reader.at
         call.method = call.value = None
         call.phase = NO_PHASE
         if not read_text(reader, &method, &size) or size > LONGEST_METHOD:
@@ -99,6 +101,11 @@ cdef class MsgPackRPC(Protocol):
         ):
             call.kind = INVALID
             call.value = f"{method[:size].decode('utf-8', 'replace')} takes one argument"
+        elif is_step and self.elsewhere is not None and not self.elsewhere.is_here(
+            self.step_target(reader[0])
+        ):
+            self.forward(call, rest, self.step_target(reader[0]))
+            return False
         elif is_event:
             self.read_event(reader, call)
         elif is_step:
@@ -115,7 +122,39 @@ cdef class MsgPackRPC(Protocol):
         if call.kind == COMMAND:
             call.method = method[:size].decode("utf-8", "replace")
             call.value = read_value(reader) if arguments else None
+        self.calls += 1
+        if self.slot != NULL:
+            self.note(call)
         return True
+
+    cdef int forward(self, Call call, const uint8_t* rest, int64_t event) except -1:
+        """Has a step answered where its event is."""
+        cdef const uint8_t* start = <const uint8_t*>self.inbox.data + self.inbox.begin
+        call.kind = STEP
+        call.target = event
+        self.calls += 1
+        if self.slot != NULL:
+            self.note(call)
+        return self.elsewhere.forward(
+            self, call.sequence, event, rest, <size_t>(start + self.scanner.offset - rest)
+        )
+
+    cdef int64_t step_target(self, Reader reader) noexcept:
+        """The id of the event that a step is for; 0 when it has none."""
+        cdef uint32_t pairs
+        cdef const char* text
+        cdef size_t size
+        cdef int64_t event
+        if not read_map(&reader, &pairs):
+            return 0
+        while pairs:
+            pairs -= 1
+            if not read_text(&reader, &text, &size):
+                skip_value(&reader)
+            elif same(text, size, b"EventId", 7):
+                return event if read_integer(&reader, &event) else 0
+            skip_value(&reader)
+        return 0
 
     cdef int read_event(self, Reader* reader, Call call) except -1:
         cdef uint32_t pairs
@@ -179,6 +218,7 @@ cdef class MsgPackRPC(Protocol):
     cdef int begin_answer(self, int64_t sequence) except -1:
         """Writes ``[1, sequence,``; the error and the result are to follow."""
         self.event = self.asked = 0
+        self.calls -= 1
         buffer_append(&self.outbox, b"\x94\x01", 2)
         return write_unsigned(&self.outbox, <uint64_t>sequence)
 
@@ -210,6 +250,7 @@ cdef class MsgPackRPC(Protocol):
                 write_value(&self.outbox, <object>PyTuple_GET_ITEM(args, index), 0)
         except BaseException as error:
             self.outbox.end = self.outbox.begin + written
+            self.calls += 1
             if isinstance(error, PackError):
                 raise PackError(f"argument {index + 1} of {function.name}: {error}") from None
             raise
@@ -227,6 +268,7 @@ cdef class MsgPackRPC(Protocol):
             write_value(&self.outbox, result, 0)
         except BaseException:
             self.outbox.end = self.outbox.begin + written
+            self.calls += 1
             raise
         return 0
 
@@ -235,6 +277,18 @@ cdef class MsgPackRPC(Protocol):
         self.begin_answer(sequence)
         write_text(&self.outbox, PyBytes_AS_STRING(utf8), <size_t>PyBytes_GET_SIZE(utf8))
         return buffer_append(&self.outbox, b"\xc0", 1)
+
+
+cdef class PeerRPC(MsgPackRPC):
+    """A link from another worker, with the calls of many connections of Kong."""
+
+    def __cinit__(self):
+        self.is_peer = True
+
+    cdef int give_up(self, int64_t sequence) except -1:
+        # An error of false, which no answer has: the connection that it came on is to be closed.
+        self.begin_answer(sequence)
+        return buffer_append(&self.outbox, b"\xc2\xc0", 2)
 
 
 STEP_METHODS = frozenset(

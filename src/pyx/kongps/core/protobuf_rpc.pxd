@@ -16,6 +16,7 @@ cdef enum:
     MAX_ANSWER_SIZE = 67108864
     # Bytes of PDK calls that may wait in the outbox before one of them is waited for.
     MAX_PIPELINED = 16384
+    ALL_IGNORED = 2147483647   # of a connection that Kong is to close
 
 
 cdef enum Form:
@@ -43,10 +44,11 @@ cdef class ProtobufRPC(Protocol):
     cdef object unanswered        # a deque of Rpc: the calls that Kong has not answered yet
     cdef bint awaiting            # a handler waits for the answer of the last of them
     cdef bint ending              # to be closed once Kong has answered them
+    cdef int ignored              # answers of Kong to calls of a worker that is dead
     cdef bint out_of_step         # something came before the call that it would answer
     cdef tuple awaited_args
 
-    cdef bint unanswered_calls(self) except -1
     cdef bint read_call(self, Call call, const uint8_t* data, size_t size) except -1
     cdef bint read_answer(self, Call call, const uint8_t* data, size_t size) except -1
+    cdef bint ignore_answer(self) except -1
     cdef int write_return(self, int64_t sequence) except -1

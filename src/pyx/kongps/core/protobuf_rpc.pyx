@@ -27,7 +27,7 @@ from kongps.core.protobuf cimport (
     EMPTY, LIST_VALUE, PLAIN_MESSAGE, STRUCT, Span, decode, decode_only, encode, encode_args, message_type, read_run,
     read_varint, skip_field, write_varint,
 )
-from kongps.core.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR
+from kongps.core.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Protocol
 
 from kongps.core.msgpack import PackError, UnpackError
 from kongps.core.protobuf_tables import ADAPTED, RPCS, Adapted, AnswerError
@@ -114,6 +114,10 @@ cdef class ProtobufRPC(Protocol):
         if self.out_of_step:
             raise ProtocolError("a frame came before the call that it would answer was asked")
         while buffer_size(&self.inbox) >= 4 and not self.closing:
+            if self.ignored:
+                if not self.ignore_answer():
+                    return False
+                continue
             data = <const uint8_t*>self.inbox.data + self.inbox.begin
             memcpy(&length, data, 4)
             most = MAX_ANSWER_SIZE if self.unanswered else MAX_CALL_SIZE
@@ -132,6 +136,23 @@ cdef class ProtobufRPC(Protocol):
             if is_call:
                 return True
         return False
+
+    cdef bint ignore_answer(self) except -1:
+        """Passes over an answer that nobody waits for; False when it has not come whole."""
+        cdef uint32_t length
+        if self.ignored == ALL_IGNORED:
+            buffer_consume(&self.inbox, buffer_size(&self.inbox))
+            return False
+        memcpy(&length, self.inbox.data + self.inbox.begin, 4)
+        if length > MAX_ANSWER_SIZE:
+            raise ProtocolError(f"a frame of {length} bytes is larger than any that is taken")
+        if buffer_size(&self.inbox) - 4 < length:
+            return False
+        buffer_consume(&self.inbox, 4 + <size_t>length)
+        self.ignored -= 1
+        if not self.ignored:
+            self.closing = self.ending
+        return True
 
     cdef bint read_call(self, Call call, const uint8_t* data, size_t size) except -1:
         """Reads an RpcCall; always True."""
@@ -173,6 +194,9 @@ cdef class ProtobufRPC(Protocol):
             if call.phase == NO_PHASE:
                 raise ProtocolError("an event came without the name of a phase")
             call.kind = HANDLE_EVENT
+            self.calls += 1
+            if self.slot != NULL:
+                self.note(call)
             return True
         fields = decode(message_type("RpcCall"), data, size)
         for name, (method, argument) in COMMANDS.items():
@@ -180,12 +204,18 @@ cdef class ProtobufRPC(Protocol):
                 call.kind = COMMAND
                 call.method = method
                 call.value = argument(fields[name])
+                self.calls += 1
+                if self.slot != NULL:
+                    self.note(call)
                 return True
         raise ProtocolError("a call came with no command that is known")
 
     cdef bint read_answer(self, Call call, const uint8_t* data, size_t size) except -1:
         """Reads the answer to the oldest call; False when nobody waits for it."""
         cdef Rpc rpc = <Rpc>self.unanswered.popleft()
+        if self.slot != NULL:
+            self.slot.unanswered -= 1
+            self.slot.reading = False
         cdef tuple args
         cdef object value = None
         if rpc.form == ONLY_FIELD:
@@ -214,9 +244,6 @@ cdef class ProtobufRPC(Protocol):
         call.target = self.event
         call.value = value
         return True
-
-    cdef bint unanswered_calls(self) except -1:
-        return len(self.unanswered) > 0
 
     cdef bint answer_pdk_call(self, int64_t sequence, int64_t event, Function function,
                               tuple args, bint pipelined) except -1:
@@ -253,8 +280,9 @@ cdef class ProtobufRPC(Protocol):
             # Kong does not answer: it closes the connection (3.9) or leaves it (2.8). It does
             # answer the calls before, and would not come to this one if it could not.
             self.event = 0
+            self.calls = 0
             self.ending = True
-            self.closing = not self.unanswered
+            self.closing = not self.unanswered and not self.ignored
             return False
         self.unanswered.append(rpc)
         if pipelined and rpc.form == NOTHING and buffer_size(&self.outbox) <= MAX_PIPELINED:
@@ -276,7 +304,17 @@ cdef class ProtobufRPC(Protocol):
         size = <uint32_t>(buffer_size(&self.outbox) - start)
         memcpy(self.outbox.data + self.outbox.begin + start - 4, &size, 4)
         self.event = 0
+        self.calls = 0
         return 0
+
+    cdef bint ends_with_kong(self) noexcept:
+        return self.ending
+
+    cdef int owed(self) except -1:
+        return <int>len(self.unanswered)
+
+    cdef bint is_idle(self) except -1:
+        return not (self.unanswered or self.ending or self.ignored) and Protocol.is_idle(self)
 
     cdef int answer_return(self, int64_t sequence, int64_t event) except -1:
         return self.write_return(sequence)
@@ -300,6 +338,7 @@ cdef class ProtobufRPC(Protocol):
             raise
         size = <uint32_t>(buffer_size(&self.outbox) - start)
         memcpy(self.outbox.data + self.outbox.begin + start - 4, &size, 4)
+        self.calls = 0
         return 0
 
     cdef int answer_error(self, int64_t sequence, str text) except -1:

@@ -4,15 +4,16 @@ A protocol takes the bytes of one connection and gives calls; it takes answers a
 It knows no sockets and no plugins. MsgPack:1 is in ``msgpack_rpc``.
 """
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 
 from kongps.core.buffer cimport Buffer
 from kongps.core.function cimport Function
+from kongps.core.journal cimport Slot
 
 cdef enum:
     # Calls of one connection that may wait for answers. Kong has one; a peer that sends on without
     # an answer costs memory for each.
-    MOST_HELD = 8
+    MOST_CALLS = 8
 
 cdef enum CallKind:
     HANDLE_EVENT   # target: instance id; phase
@@ -34,6 +35,14 @@ cdef class Outlet:
     cdef int send(self) except -1
     cdef int push(self) except -1
 
+cdef class Elsewhere:
+    """Where the steps go whose events are not in this process."""
+    cdef bint is_here(self, int64_t event) noexcept
+    cdef int abandon(self, int64_t event) except -1
+    cdef int forward(self, Protocol origin, int64_t sequence, int64_t event, const uint8_t* rest,
+                     size_t size) except -1
+
+
 cdef class Protocol:
     cdef Buffer inbox
     cdef Buffer outbox
@@ -43,12 +52,19 @@ cdef class Protocol:
     cdef bint logs_failures       # Kong logs the text of an `answer_failure`
     cdef int64_t event            # the event that the connection belongs to; 0 for none
     cdef int64_t asked            # the event that Kong was asked something for last; 0 for none
-    cdef int held                 # calls of events that are answered later
-    cdef int most_held            # with so many, no further call is carried out
+    cdef int calls                # that came and are not answered
+    cdef bint is_peer             # the other side is a worker of this server
+    # In a worker:
+    cdef Slot* slot               # where a call that is not answered is noted; NULL: nowhere
+    cdef Elsewhere elsewhere
 
     cdef int receive(self, const char* data, size_t size) except -1
     cdef bint next_call(self, Call call) except -1
-    cdef bint unanswered_calls(self) except -1
+    cdef bint is_idle(self) except -1
+    cdef int owed(self) except -1
+    cdef bint ends_with_kong(self) noexcept
+    cdef int give_up(self, int64_t sequence) except -1
+    cdef int note(self, Call call) except -1
     cdef int hold(self, int64_t event) except -1
     cdef int send(self) except -1
     cdef int push(self) except -1

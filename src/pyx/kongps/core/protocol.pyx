@@ -8,6 +8,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from kongps.core.buffer cimport buffer_append, buffer_consume, buffer_free, buffer_size
 from kongps.core.function cimport find_function
+from kongps.core.journal cimport EVENT_CALL, NOTHING, OTHER_CALL, START_CALL, STEP_CALL
 from kongps.core.phases cimport NO_PHASE, phase_name
 
 KIND_NAMES = ("handle_event", "step", "step_error", "command", "invalid")
@@ -61,11 +62,27 @@ cdef class Outlet:
         raise NotImplementedError
 
 
+cdef class Elsewhere:
+    """Where the steps go whose events are not in this process."""
+
+    cdef bint is_here(self, int64_t event) noexcept:
+        return True
+
+    cdef int abandon(self, int64_t event) except -1:
+        """Has an event ended, wherever it is: Kong was told that it has failed."""
+        raise NotImplementedError
+
+    cdef int forward(self, Protocol origin, int64_t sequence, int64_t event, const uint8_t* rest,
+                     size_t size) except -1:
+        """Has the call answered, now or later, that `origin` knows as `sequence`.
+
+        `rest` is the request from behind its number.
+        """
+        raise NotImplementedError
+
+
 cdef class Protocol:
     """One connection's protocol; the base of each."""
-
-    def __cinit__(self):
-        self.most_held = MOST_HELD
 
     def __dealloc__(self):
         buffer_free(&self.inbox)
@@ -82,9 +99,43 @@ cdef class Protocol:
         """
         raise NotImplementedError
 
-    cdef bint unanswered_calls(self) except -1:
-        """Whether PDK calls have been sent that Kong has yet to answer on this connection."""
+    cdef bint is_idle(self) except -1:
+        """Whether neither side waits for the other, and nothing has come or gone in part."""
+        return not (
+            self.calls or self.closing or buffer_size(&self.inbox) or buffer_size(&self.outbox)
+        )
+
+    cdef int owed(self) except -1:
+        """How many PDK calls Kong has not answered that it answers on this connection."""
+        return 0
+
+    cdef bint ends_with_kong(self) noexcept:
+        """Whether Kong was asked for something after which it closes the connection."""
         return False
+
+    cdef int give_up(self, int64_t sequence) except -1:
+        """The call will not be answered: Kong may use the connection for another by now."""
+        self.closing = True
+        return 0
+
+    cdef int note(self, Call call) except -1:
+        """Notes in the journal what has to be answered; `slot` is not NULL."""
+        if self.slot.outstanding != NOTHING:
+            self.slot.more = True
+        self.slot.sequence = call.sequence
+        self.slot.event = call.target
+        self.slot.phase = <uint8_t>call.phase
+        if call.kind == HANDLE_EVENT:
+            self.slot.event = 0
+            self.slot.outstanding = EVENT_CALL
+        elif call.kind == COMMAND:
+            self.slot.outstanding = (
+                START_CALL if call.method == "plugin.StartInstance" else OTHER_CALL
+            )
+        else:
+            self.slot.outstanding = STEP_CALL
+        self.slot.reading = False
+        return 0
 
     cdef int hold(self, int64_t event) except -1:
         """The present call, of `event`, is answered later: the connection belongs to it."""

@@ -14,5 +14,6 @@ cdef class Session:
     cdef int receive(self, const char* data, size_t size) except -1
     cdef int recognise(self) except -1
     cdef bint carry_out(self, size_t most_unsent) except -1
+    cdef bint full(self) noexcept
     cdef bint busy(self) except -1
     cdef int lost(self) except -1

@@ -16,6 +16,7 @@ from libc.string cimport memcpy
 from kongps.core.buffer cimport buffer_append, buffer_free, buffer_size
 from kongps.core.msgpack_rpc cimport MsgPackRPC
 from kongps.core.protobuf_rpc cimport MAX_CALL_SIZE, ProtobufRPC
+from kongps.core.protocol cimport MOST_CALLS
 
 from kongps.errors import ProtocolError
 
@@ -75,7 +76,7 @@ cdef class Session:
         if self.protocol is None:
             return False
         while buffer_size(&self.protocol.outbox) <= most_unsent:
-            if self.protocol.held >= self.protocol.most_held:
+            if self.full():
                 self.call.value = None
                 return False
             if not self.protocol.next_call(self.call):
@@ -85,14 +86,23 @@ cdef class Session:
         self.call.value = None
         return True
 
+    cdef bint full(self) noexcept:
+        """Whether so many calls wait for answers that no further one is carried out."""
+        return self.protocol.calls >= MOST_CALLS and not self.protocol.is_peer
+
     cdef bint busy(self) except -1:
         """Whether a message has not come whole, or Kong is likely to go on with an event here."""
         if self.protocol is None:
             return buffer_size(&self.opening) > 0
+        if self.protocol.asked and self.protocol.elsewhere is not None and not (
+            self.protocol.elsewhere.is_here(self.protocol.asked)
+        ):
+            return True  # who knows
         return (
-            buffer_size(&self.protocol.inbox) > 0
-            or self.protocol.held > 0
-            or self.protocol.unanswered_calls()
+            self.protocol.is_peer
+            or buffer_size(&self.protocol.inbox) > 0
+            or self.protocol.calls > 0
+            or self.protocol.owed() > 0
             or self.dispatcher.find_event(self.protocol.asked) is not None
         )
 
