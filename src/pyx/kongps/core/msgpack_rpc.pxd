@@ -11,7 +11,7 @@ cdef class MsgPackRPC(Protocol):
     cdef bint read_message(self, Reader* reader, Call call) except -1
     cdef int read_event(self, Reader* reader, Call call) except -1
     cdef int read_step(self, Reader* reader, Call call) except -1
-    cdef int forward(self, Call call, const uint8_t* rest, int64_t event) except -1
+    cdef bint forward(self, Call call, const Reader* reader, const uint8_t* rest) except -1
     cdef int64_t step_target(self, Reader reader) noexcept
     cdef int begin_answer(self, int64_t sequence) except -1
 

@@ -101,10 +101,7 @@ cdef class MsgPackRPC(Protocol):
         ):
             call.kind = INVALID
             call.value = f"{method[:size].decode('utf-8', 'replace')} takes one argument"
-        elif is_step and self.elsewhere is not None and not self.elsewhere.is_here(
-            self.step_target(reader[0])
-        ):
-            self.forward(call, rest, self.step_target(reader[0]))
+        elif is_step and self.elsewhere is not None and self.forward(call, reader, rest):
             return False
         elif is_event:
             self.read_event(reader, call)
@@ -127,17 +124,21 @@ cdef class MsgPackRPC(Protocol):
             self.note(call)
         return True
 
-    cdef int forward(self, Call call, const uint8_t* rest, int64_t event) except -1:
-        """Has a step answered where its event is."""
+    cdef bint forward(self, Call call, const Reader* reader, const uint8_t* rest) except -1:
+        """Has a step answered where its event is; False when that is here."""
         cdef const uint8_t* start = <const uint8_t*>self.inbox.data + self.inbox.begin
+        cdef int64_t event = self.step_target(reader[0])
+        if self.elsewhere.is_here(event):
+            return False
         call.kind = STEP
         call.target = event
         self.calls += 1
         if self.slot != NULL:
             self.note(call)
-        return self.elsewhere.forward(
+        self.elsewhere.forward(
             self, call.sequence, event, rest, <size_t>(start + self.scanner.offset - rest)
         )
+        return True
 
     cdef int64_t step_target(self, Reader reader) noexcept:
         """The id of the event that a step is for; 0 when it has none."""
