@@ -84,14 +84,18 @@ cdef class Connection(Stream):
         try:
             while more and self.fd >= 0 and buffer_size(self.outbox) <= MOST_UNSENT:
                 more = self.session.carry_out(MOST_UNSENT)
+                self.note_held()
                 self.flush()
         except ProtocolError as error:
             return self.refuse(error)
         if self.session.protocol.closing and buffer_size(self.outbox) == 0:
             return self.close()
-        if self.session.protocol.held >= self.session.protocol.most_held and self.fd >= 0:
-            self.watch(0)  # until something is answered
         return self.count()
+
+    cdef int note_held(self) except -1:
+        """No more is read while too many calls are unanswered."""
+        self.full = self.session.protocol.held >= self.session.protocol.most_held
+        return 0
 
     cdef int refuse(self, object error) except -1:
         report(WARNING, "closing a connection: %s", error)
@@ -114,14 +118,17 @@ cdef class ConnectionOutlet(Outlet):
         self.connection = connection
 
     cdef int send(self) except -1:
-        return self.connection.sent()
+        cdef Connection connection = self.connection
+        connection.flush()  # `sent` leaves an outbox with more than MOST_UNSENT to the loop
+        return connection.sent()
 
     cdef int push(self) except -1:
         cdef Connection connection = self.connection
+        cdef bint left = buffer_size(&connection.session.protocol.inbox) > 0
+        if not left:
+            connection.note_held()
         connection.flush()
-        if connection.session.protocol.closing or buffer_size(
-            &connection.session.protocol.inbox
-        ):
+        if left or connection.session.protocol.closing:
             connection.loop.call_soon_threadsafe(self.send_soon)
         return 0
 

@@ -26,6 +26,7 @@ cdef class Stream(Watched):
     """One accepted connection."""
     cdef Buffer* outbox
     cdef bint ended               # the peer sends no more
+    cdef bint full                # what the peer sends is not read for now
 
     cdef int received(self, const char* data, size_t size) except -1
     cdef int sent(self) except -1
