@@ -12,6 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from threading import Thread  # before a plugin may replace it
 from typing import TYPE_CHECKING, Any, Callable
 
 from kongps._version import __version__
@@ -309,7 +310,7 @@ class Server:
         """Stops, and sees to it that the process ends when plugin code holds up the loop."""
         patience = self.settings.shutdown_timeout if not self._signals else 0.0
         self._signals += 1
-        threading.Thread(
+        Thread(
             target=_end_process, args=(patience + STOP_GRACE,), daemon=True, name="kongps-stop"
         ).start()
         self.stop()
@@ -329,6 +330,7 @@ class Server:
 
         def forked() -> None:
             restore()
+            self.handlers.after_fork()
             self.loop.forked()
 
         _in_child.append(forked)
@@ -377,7 +379,9 @@ class Server:
             self.loop.stop()
 
     def _watch(self) -> None:
+        self.handlers.watchdog.beat()
         self.dispatcher.end_late_handlers()
+        self.handlers.end_late()
         self.dispatcher.abandon_idle_events()
         if self.settings.instance_ttl:
             self.methods.close_idle(self.settings.instance_ttl)
