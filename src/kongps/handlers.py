@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 from kongps.core.dispatch import Event, Runner
 from kongps.core.inline_runner import InlineRunner
 from kongps.core.report import report
+from kongps.core.thread_runner import ThreadRunner, TrialRunner
 from kongps.core.watchdog import Watchdog, phase_of
 from kongps.settings import BLOCK_THRESHOLD, HANDLER_THREADS, HANDLER_TIMEOUT
 
 if TYPE_CHECKING:
     from kongps.core.async_runner import AsyncRunner
     from kongps.core.dispatch import Dispatcher
-    from kongps.core.thread_runner import ThreadRunner
     from kongps.core.turn import Turn
     from kongps.plugin import Plugin
 
@@ -77,6 +77,7 @@ class Handlers:
         )
         self.dispatcher: Dispatcher | None = None
         self._loop = loop
+        self._timeout = handler_timeout
         self._most_threads = threads
         self._threads: ThreadRunner | None = None
         self._asyncio: AsyncRunner | None = None
@@ -89,8 +90,6 @@ class Handlers:
     def threads(self) -> ThreadRunner:
         """The pool of threads, made when it is first needed."""
         if self._threads is None:
-            from kongps.core.thread_runner import ThreadRunner
-
             assert self._loop is not None
             self._threads = ThreadRunner(
                 self._loop.call_soon_threadsafe, self._loop.turn, self._most_threads
@@ -112,11 +111,20 @@ class Handlers:
 
         :param what: a phase, or START or CLOSE.
         """
-        if what in plugin.coroutines:
+        if what in plugin.coroutines or (
+            what in (START, CLOSE) and plugin.coroutines.issuperset(plugin.phases)
+        ):
             return self.asyncio
         if self._loop is None or plugin.blocking is False:
             return self.inline
         if plugin.blocking or self.mode == "thread":
+            return self.threads
+        if what in (START, CLOSE) and (
+            (plugin.made_for_threads and self.mode == "auto")
+            or any(
+                self._moved.get((plugin.name, phase)) is self._threads for phase in plugin.phases
+            )
+        ):
             return self.threads
         return self._moved.get((plugin.name, what), self.inline)
 
@@ -130,8 +138,6 @@ class Handlers:
         return {phase: runner for phase, runner in found.items() if runner is not self.inline}
 
     def _trial(self, plugin: Plugin, phase: str) -> Runner:
-        from kongps.core.thread_runner import TrialRunner
-
         return TrialRunner(
             plugin.name, phase, self.inline, self.threads,
             0 if plugin.made_for_threads else TRIAL_INLINE, TRIAL_EVENTS, TRIAL_THRESHOLD,
@@ -148,7 +154,11 @@ class Handlers:
         """
         runner = self.runner(plugin, what)
         if runner is not self.inline:
-            runner.submit(function, done)  # type: ignore[attr-defined]
+            name = f"{what} of plugin {plugin.name}"
+            try:
+                runner.submit(function, done, name, plugin.path)  # type: ignore[attr-defined]
+            except Exception as error:  # such as what a plugin made of asyncio's policy
+                done(None, error)
             return
         try:
             value = self.inline.visit((plugin, what), function)
@@ -161,9 +171,24 @@ class Handlers:
         """Makes a plugin's object for one configuration, as ``Plugin.new`` does."""
         return self.inline.visit((plugin, CONSTRUCTOR), lambda: plugin.new(config))
 
+    def end_late(self) -> None:
+        """Lets go of what takes too long and is no event's handler that Kong waits for."""
+        if self._threads is not None:
+            self._threads.end_late(self._timeout)
+        if self._asyncio is not None:
+            self._asyncio.end_late(self._timeout)
+
+    def after_fork(self) -> None:
+        """In a child process that a handler has forked: no handler is to answer from there."""
+        for runner in (self._threads, self._asyncio):
+            if runner is not None:
+                runner.after_fork()
+
     def stop(self) -> None:
         """Ends what runs beside the loop; threads that are stuck are not waited for."""
         self.watchdog.stop()
+        if self._threads is not None:
+            self._threads.stop()
         if self._asyncio is not None:
             self._asyncio.stop()
 

@@ -73,6 +73,7 @@ class Methods:
         self.handlers.dispatcher = dispatcher
         self.call_later = call_later
         self.closing = 0
+        self._close_when_started: set[Instance] = set()
         self.plugins = plugins
         self.directory = directory
         self.errors = errors or {}
@@ -205,10 +206,16 @@ class Methods:
             if ended:
                 return
             ended = True
+            if timer is not None:
+                timer.cancel()
             if failure is not None:
                 failure = f"plugin {name} did not start for instance {instance.id}: {failure}"
                 report(logging.ERROR, "%s; its requests fail", failure, error=raised)
             instance.release_events(failure)
+            if instance in self._close_when_started:
+                self._close_when_started.remove(instance)
+                self.closing -= 1
+                self._close(instance)
 
         def done(_: Any, raised: BaseException | None) -> None:
             if raised is None:
@@ -218,10 +225,11 @@ class Methods:
 
         instance.hold_events()
         timeout = self.dispatcher.handler_timeout
+        timer: Any = None
         if self.call_later is not None and timeout != float("inf"):
-            self.call_later(
+            timer = self.call_later(
                 timeout, lambda: end(f"its start() has not ended in {timeout:g} s")
-            )  # fmt: skip
+            )
         self.handlers.call(instance.plugin, START, start, done)
 
     def _from_store(self, id: int) -> Instance:
@@ -300,7 +308,11 @@ class Methods:
 
     def _close(self, instance: Instance) -> None:
         """Calls the plugin's ``close``, if its object has one and has started."""
-        if instance.close is None or instance.failure is not None or not instance.has_started:
+        if instance.close is None or instance.failure is not None:
+            return
+        if not instance.has_started:
+            self._close_when_started.add(instance)
+            self.closing += 1
             return
 
         def done(_: Any, raised: BaseException | None) -> None:

@@ -12,6 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from threading import Thread  # before a plugin may replace it
 from typing import TYPE_CHECKING, Any, Callable
 
 from kongps._version import __version__
@@ -390,7 +391,7 @@ class Server:
         self._sockets.remove()  # now, not when the loop has its turn: a new server may wait
         patience = self.settings.shutdown_timeout if not self._signals else 0.0
         self._signals += 1
-        threading.Thread(
+        Thread(
             target=end_process, args=(patience + STOP_GRACE,), daemon=True, name="kongps-stop"
         ).start()
         self.stop()
@@ -413,6 +414,7 @@ class Server:
 
         def forked() -> None:
             restore()
+            self.handlers.after_fork()
             self.loop.forked()
 
         _in_child.append(forked)
@@ -480,7 +482,9 @@ class Server:
             self.loop.stop()
 
     def _watch(self) -> None:
+        self.handlers.watchdog.beat()
         self.dispatcher.end_late_handlers()
+        self.handlers.end_late()
         self.dispatcher.abandon_idle_events()
         if self.settings.instance_ttl:
             self.methods.close_idle(self.settings.instance_ttl)

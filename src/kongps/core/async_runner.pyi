@@ -1,4 +1,4 @@
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from kongps.core.away_runner import AwayRunner
@@ -10,7 +10,10 @@ async def awaited(function: Callable[..., _T], *args: Any, **named: Any) -> _T: 
 class AsyncRunner(AwayRunner):
     def submit(
         self,
-        function: Callable[[], Awaitable[Any]],
+        function: Callable[[], Any],
         done: Callable[[Any, BaseException | None], object],
+        what: str,
+        path: str,
     ) -> None: ...
+    def end_late(self, limit: float) -> None: ...
     def stop(self) -> None: ...

@@ -7,29 +7,48 @@ coroutine a future and goes on when that is done.
 
 import asyncio
 import sys
-import threading
 from collections import deque
 from collections.abc import Coroutine
-from contextvars import Context
-from logging import ERROR
+from contextvars import Context, copy_context
+from logging import ERROR, WARNING
 
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_INCREF, Py_XDECREF
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from kongps.core.away_runner cimport CALLS, OVER_NOW, RAISED, RETURNED, AwayRunner, Handling
+from kongps.core.away_runner cimport (
+    CALLS, OVER_NOW, RAISED, RETURNED, AwayRunner, Handling, Said,
+)
 from kongps.core.dispatch cimport AWAY, Event, Told
 from kongps.core.function cimport Function
 from kongps.core.thread_locals cimport swap_thread_locals
+from kongps.core.turn cimport Turn
 
 from greenlet import getcurrent, greenlet
 
+from kongps.core.dispatch import HandlerExit
 from kongps.core.report import place_of, report
+from kongps.core.thread_runner import Thread
 from kongps.errors import PDKError
 
 cdef enum:
-    # Threads that are given up because a handler blocks them, before no more are made.
-    MOST_REPLACED = 8
+    # Threads that a handler blocks, and that have not come back, before no more are made.
+    MOST_BLOCKED = 8
+
+# Seconds for which the asyncio loop may not turn before the log is told.
+LAG = 1.0
+
+# Seconds that coroutines get at the server's end to hear that they are cancelled.
+LAST_TURNS = 1.0
+
+cdef str EVENT_OVER = "the event is over; Kong no longer listens"
+
+
+cdef double monotonic() noexcept:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
 
 
 async def awaited(function, *args, **named):
@@ -39,6 +58,7 @@ async def awaited(function, *args, **named):
     :returns: what it returns.
     """
     made = greenlet(lambda: function(*args, **named))
+    made.gr_context = copy_context()  # what it calls of the plugin's, such as a __str__
     waits_for = made.switch()
     while not made.dead:
         try:
@@ -65,42 +85,67 @@ cdef class AsyncioThread:
             self.loop = uvloop.new_event_loop()
         except ImportError:
             self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self._run, name=f"kongps-async-{number}", daemon=True)
+        self.loop.set_task_factory(self._make_task)
+        self.thread = Thread(target=self._run, name=f"kongps-async-{number}", daemon=True)
         self.thread.start()
 
     def _run(self):
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        while not self.stopping:  # a plugin may stop it
+            try:
+                self.loop.run_forever()
+            except BaseException as error:  # from a coroutine of a plugin's: SystemExit
+                report(ERROR, "a coroutine has left the asyncio loop", error=error)
+        try:
+            left = asyncio.all_tasks(self.loop)
+            for task in left:
+                task.cancel()
+            if left:
+                self.loop.run_until_complete(asyncio.wait(left, timeout=LAST_TURNS))
+            self.loop.close()
+        except BaseException as error:
+            report(ERROR, "the asyncio loop could not be ended", error=error)
+
+    def _make_task(self, loop, coroutine, **named):
+        if self.current is not None and not isinstance(coroutine, OwnLocals):
+            coroutine = OwnLocals(coroutine, self, self.current, None)
+        return asyncio.Task(coroutine, loop=loop, **named)
 
     def stop(self):
         """Ends the loop and the thread, which is not waited for."""
+        self.stopping = True
         self.loop.call_soon_threadsafe(self.loop.stop)
 
     cdef int post(self, object job) except -1:
         """From anywhere: has the thread call a function, or hear of the outcome of a PDK call."""
         self.posted.append(job)
         if not self.due:
+            self.due_since = monotonic()
             self.due = True
             self.loop.call_soon_threadsafe(self._take_all)
         return 0
 
     def _take_all(self):
         cdef object job
-        self.due = False
+        self.due = self.told = False
         while self.posted:
             job = self.posted.popleft()
-            if isinstance(job, Task):
-                if not (<Task>job).answered.done():
-                    (<Task>job).answered.set_result(None)
-                else:  # whoever asked does not wait any more
-                    self.free(<Task>job)
-            else:
+            if not isinstance(job, Task):
                 job()
+            elif (<Task>job).answered is None:
+                pass
+            elif not (<Task>job).answered.done():
+                (<Task>job).answered.set_result(None)
+            else:  # whoever asked does not wait any more
+                if (<Task>job).outcome == OVER_NOW:
+                    self.cancel(<Task>job)
+                self.free(<Task>job)
 
     cdef int free(self, Task task) except -1:
         """The PDK call of a task is over; the next in its line goes on."""
         task.answered = None
-        task.value = task.function = task.args = None
+        if not task.over:
+            task.value = task.function = task.args = None
         while task.line:
             waiter = task.line.popleft()
             if not waiter.done():
@@ -110,29 +155,52 @@ cdef class AsyncioThread:
 
     def begin(self, Task task not None):
         """Makes an asyncio task of a handler. On this thread."""
-        coroutine = OwnLocals(self._handle(task))
+        coroutine = OwnLocals(self._handle(task), self, Locals(), task)
+        self.tasks += 1
         task.task = Context().run(self.loop.create_task, coroutine)
 
     def cancel(self, Task task not None):
         """Cancels a handler. On this thread."""
-        if task.task is not None:
+        if task.task is not None and not task.over:
+            task.cancelled = True
             task.task.cancel()
 
     async def _handle(self, Task task):
+        cdef Said said
+        task.ran = True
+        value = None
         try:
             if task.event is not None:
                 kong = task.event.instance.plugin.async_kong(task.event)
                 task.coroutine = task.event.instance.handlers[task.event.phase](kong)
             else:
                 task.coroutine = task.work[0]()
-            value = await task.coroutine
-            task.said = RETURNED
-            task.value = value
+            if task.event is not None or hasattr(task.coroutine, "__await__"):
+                value = await task.coroutine
+            else:  # a start or close that is a plain function
+                value = task.coroutine
+            said = RETURNED
         except BaseException as error:
-            task.said = RAISED
-            task.value = error
+            said = RAISED
+            value = error
         task.coroutine = None
-        self.runner.say(task)
+        self.end(task, said, value)
+
+    cdef int end(self, Task task, Said said, object value) except -1:
+        """A handler has ended. PDK calls that coroutines of it still wait for are refused."""
+        task.over = True
+        self.tasks -= 1
+        if task.cancelled and said == RAISED and isinstance(value, asyncio.CancelledError):
+            value = HandlerExit("abandoned by Kong")
+        if task.answered is not None and not task.answered.done():
+            task.answered.set_exception(PDKError(task.function.name, EVENT_OVER))
+        while task.line:
+            waiter = task.line.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+        task.said = said
+        task.end = value
+        return self.runner.say(task)
 
 
 cdef class AsyncRunner(AwayRunner):
@@ -141,16 +209,26 @@ cdef class AsyncRunner(AwayRunner):
     :param call_soon, turn: as :class:`AwayRunner` has them.
     """
 
+    def __init__(self, call_soon, Turn turn not None):
+        AwayRunner.__init__(self, call_soon, turn)
+        self.blocked = []
+        self.works = set()
+
     cdef AsyncioThread thread(self):
         if self.home is None:
             self.turn.share()
-            self.home = AsyncioThread(self, self.replaced + 1)
+            self.home = AsyncioThread(self, self.made + 1)
+            self.made += 1
         return self.home
 
     def stop(self):
         """Ends the asyncio loop, whatever runs on it."""
+        cdef AsyncioThread home
+        for home in self.blocked:
+            home.stop()
         if self.home is not None:
             self.home.stop()
+            self.home.thread.join(LAST_TURNS)
             self.home = None
 
     cdef int start(self, Event event) except -1:
@@ -161,17 +239,29 @@ cdef class AsyncRunner(AwayRunner):
         event.hold()
         return task.home.post(lambda: task.home.begin(task))
 
-    def submit(self, function, done):
-        """Runs a coroutine function that is no event's handler, such as a plugin's ``start``.
+    def submit(self, function, done, str what not None, str path not None):
+        """Runs something that is no event's handler, such as a plugin's ``start``.
 
-        :param function: called without arguments, awaited.
+        :param function: called without arguments; what it returns is awaited if it can be.
         :param done: called on the loop's thread with what it returned and what it raised, one of
             which is None.
+        :param what: what it is, for the log.
+        :param path: the plugin's file.
         """
         cdef Task task = Task()
         task.home = self.thread()
-        task.work = (function, done)
+        task.work = (function, done, what, path)
+        task.begun = monotonic()
+        self.works.add(task)
         task.home.post(lambda: task.home.begin(task))
+
+    cdef int hear(self, Handling handling) except -1:
+        cdef Task task = <Task>handling
+        if task.over and task.end is not None:
+            # Until now its place may have been taken by the answer to a call of another coroutine.
+            task.value = task.end
+            task.end = None
+        return AwayRunner.hear(self, handling)
 
     cdef int answer(self, Handling handling) except -1:
         return (<Task>handling).home.post(handling)
@@ -180,7 +270,7 @@ cdef class AsyncRunner(AwayRunner):
         cdef Task task
         cdef Told told
         if event.task is None or not isinstance(event.task, Task):
-            raise PDKError(function.name, "the event is over; Kong no longer listens")
+            raise PDKError(function.name, EVENT_OVER)
         task = <Task>event.task
         if PyThread_get_thread_ident() != task.home.thread.ident:
             raise PDKError(
@@ -194,18 +284,32 @@ cdef class AsyncRunner(AwayRunner):
             if task.line is None:
                 task.line = deque()
             task.line.append(waiter)
-            here.parent.switch(waiter)
+            try:
+                here.parent.switch(waiter)
+            except BaseException:
+                if task.answered is None:
+                    task.home.free(task)  # it may have been this one's turn
+                raise
+        if task.over:  # a coroutine that the handler has begun goes on after it
+            raise PDKError(function.name, EVENT_OVER)
         if function.asked_once and event.told is not None and event.state == AWAY:
             told = event.find_told(function, args)
             if told is not None:
                 task.home.free(task)
                 return told.value
-        task.answered = task.home.loop.create_future()
+        mine = task.answered = task.home.loop.create_future()
         task.said = CALLS
         task.function = function
         task.args = args
         self.say(task)
-        here.parent.switch(task.answered)
+        try:
+            here.parent.switch(mine)
+        except BaseException:
+            # Cancelled, usually. Kong's answer is still to come, and frees the task for the next
+            # call; unless it has come, and was not taken any more.
+            if not mine.cancel() and not mine.cancelled():
+                task.home.free(task)
+            raise
         try:
             return task.result()
         finally:
@@ -218,7 +322,8 @@ cdef class AsyncRunner(AwayRunner):
         task = <Task?>event.task
         if task.asked:
             return AwayRunner.abandon(self, event)
-        return task.home.post(lambda: task.home.cancel(task))
+        self.cancel_soon(task)
+        return 0
 
     cdef object give_up(self, Event event):
         cdef Task task
@@ -230,27 +335,71 @@ cdef class AsyncRunner(AwayRunner):
         event.task = None
         path = getattr(event.instance.plugin, "path", "")
         place = place_in(task.coroutine, home.thread.ident, path)
-        home.post(lambda: home.cancel(task))
+        self.cancel_soon(task)
         if getattr(task.coroutine, "cr_running", False) and self.home is home:
             self.replace()
         return place
 
     def replace(self):
         """Has later handlers run on a new loop: one blocks the present one."""
-        if self.replaced == MOST_REPLACED:
-            report(
-                ERROR, "%d threads for async handlers have been blocked and no more are made: "
-                "an async handler has to await what takes time", self.replaced,
-            )
+        if len(self.blocked) < MOST_BLOCKED:
+            self.blocked.append(self.home)
+            self.home = None
             return
-        self.replaced += 1
-        self.home = None
+        report(
+            ERROR, "%d threads for async handlers are blocked and no more are made: an async "
+            "handler has to await what takes time", len(self.blocked),
+        )
+
+    def end_late(self, double limit):
+        """Replaces a loop that does not turn, and cancels work that takes too long.
+
+        :param limit: seconds.
+        """
+        cdef AsyncioThread home
+        cdef Task task
+        cdef double now = monotonic()
+        for home in list(self.blocked):
+            if home.due:
+                continue
+            if home.tasks == 0:
+                self.blocked.remove(home)  # it has come back, and all its handlers have ended
+                home.stop()
+        for task in list(self.works):
+            if now - task.begun > limit and not task.cancelled:
+                what, path = task.work[2:]
+                place = place_in(task.coroutine, task.home.thread.ident, path)
+                report(ERROR, "%s has not ended in %g s, and is at %s; it is cancelled", what,
+                       limit, place)
+                task.cancelled = True
+                self.cancel_soon(task)
+        home = self.home
+        if home is None:
+            return
+        if not home.due:
+            home.post(nothing)
+            return
+        if now - home.due_since > LAG and not home.told:
+            home.told = True
+            report(
+                WARNING, "the asyncio loop has not turned for %.1f s, and is at %s; every async "
+                "handler waits meanwhile: one has to await what takes time", now - home.due_since,
+                place_of(sys._current_frames().get(home.thread.ident), ""),
+            )
+        if now - home.due_since > limit:
+            home.due_since = now
+            self.replace()
+
+    def cancel_soon(self, Task task not None):
+        """Cancels a handler, from any thread."""
+        task.home.post(lambda: task.home.cancel(task))
 
     cdef int ended(self, Handling handling) except -1:
         cdef Task task = <Task>handling
         task.task = None
         if task.work is None:
             return 0
+        self.works.discard(task)
         done = task.work[1]
         task.work = None
         value, task.value = task.value, None
@@ -262,6 +411,10 @@ cdef class AsyncRunner(AwayRunner):
         except BaseException as error:
             report(ERROR, "what was to follow on a coroutine failed", error=error)
         return 0
+
+
+def nothing():
+    """What a loop that turns does soon."""
 
 
 cdef object place_in(object coroutine, object thread, str path):
@@ -280,52 +433,68 @@ cdef object place_in(object coroutine, object thread, str path):
     return f"{place_of(own, path)}, in {place_of(frame, '')}"
 
 
-cdef class OwnLocals:
-    """A coroutine whose ``threading.local`` values are its own.
-
-    :param coroutine: the coroutine.
-    """
-
-    def __init__(self, coroutine):
-        self.coroutine = coroutine
+cdef class Locals:
+    """The ``threading.local`` values of an event, while none of its coroutines runs."""
 
     def __dealloc__(self):
-        Py_XDECREF(self.locals)
+        Py_XDECREF(self.values)
 
-    cdef PyObject* enter(self) except? NULL:
-        """Puts its own values in place; returns those that were there."""
-        cdef PyObject* outer
-        cdef PyObject* own = self.locals
-        self.locals = NULL
-        outer = swap_thread_locals(own)
-        if not self.begun:
-            # It begins with those of the thread: asyncio keeps there which loop runs, up to 3.11.
-            self.begun = True
-            if outer != NULL:
-                copy = dict(<dict>outer)
+
+cdef class OwnLocals:
+    """A coroutine that runs with the ``threading.local`` values of its event.
+
+    :param coroutine: the coroutine.
+    :param home: where it runs.
+    :param locals: the values.
+    :param task: the handler that it is, or None.
+    """
+
+    def __init__(self, coroutine, AsyncioThread home not None, Locals locals not None, Task task):
+        self.coroutine = coroutine
+        self.home = home
+        self.locals = locals
+        self.task = task
+
+    cdef object run(self, object function, object args):
+        cdef Locals outer = self.home.current
+        cdef PyObject* outer_values
+        if outer is self.locals:
+            return function(*args)  # a coroutine of the same event runs it, and has them in place
+        outer_values = swap_thread_locals(self.locals.values)
+        self.locals.values = NULL
+        if not self.locals.begun:
+            # They begin with those of the thread: asyncio keeps there which loop runs, up to 3.11.
+            self.locals.begun = True
+            if outer_values != NULL:
+                copy = dict(<dict>outer_values)
                 Py_INCREF(copy)
                 swap_thread_locals(<PyObject*>copy)
-        return outer
+                copy = None
+        self.home.current = self.locals
+        try:
+            return function(*args)
+        finally:
+            self.home.current = outer
+            self.locals.values = swap_thread_locals(outer_values)
 
     def send(self, value):
         """Runs the coroutine on."""
-        cdef PyObject* outer = self.enter()
-        try:
-            return self.coroutine.send(value)
-        finally:
-            self.locals = swap_thread_locals(outer)
+        return self.run(self.coroutine.send, (value,))
 
     def throw(self, *error):
         """Raises an exception in the coroutine."""
-        cdef PyObject* outer = self.enter()
-        try:
-            return self.coroutine.throw(*error)
-        finally:
-            self.locals = swap_thread_locals(outer)
+        if self.task is not None and not self.task.ran:
+            # It is cancelled before it has run at all, and none of its code ever will.
+            self.task.ran = True
+            self.home.end(self.task, RAISED, error[0])
+        return self.run(self.coroutine.throw, error)
 
     def close(self):
         """Ends the coroutine."""
-        self.coroutine.close()
+        self.run(self.coroutine.close, ())
+
+    def __getattr__(self, name):
+        return getattr(self.coroutine, name)  # such as cr_frame, for who looks at tasks
 
     def __await__(self):
         return self

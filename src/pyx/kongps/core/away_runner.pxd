@@ -37,8 +37,10 @@ cdef class AwayRunner(Runner):
     cdef object hear_all
     cdef object said            # collections.deque of Handling that the loop is to hear
     cdef bint due               # the loop was asked to
+    cdef bint forked            # this is a child process, in which no loop listens
 
     cdef int say(self, Handling handling) except -1
+    cdef int hear_guarded(self, Handling handling) except -1
     cdef int hear(self, Handling handling) except -1
     cdef int answer(self, Handling handling) except -1
     cdef int ended(self, Handling handling) except -1

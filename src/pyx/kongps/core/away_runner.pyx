@@ -7,12 +7,16 @@ sleeps; the loop *hears* it, does for it what an inline handler would have done 
 """
 
 from collections import deque
+from logging import ERROR
+
+from posix.unistd cimport _exit
 
 from kongps.core.dispatch cimport AWAY, OVER, RUNNING, WAITING, Event, Runner
 from kongps.core.function cimport Function
 from kongps.core.turn cimport Turn
 
 from kongps.core.dispatch import HandlerExit
+from kongps.core.report import report
 from kongps.errors import PDKError
 
 
@@ -49,11 +53,14 @@ cdef class AwayRunner(Runner):
 
     cdef int say(self, Handling handling) except -1:
         """From anywhere: has the loop hear what `handling` says."""
+        if self.forked:
+            _exit(1)  # a handler has forked, and the child came here
         if handling.said != RAISED and handling.event is not None and self.turn.borrow():
             try:
-                return self.hear(handling)
+                self.hear_guarded(handling)
             finally:
                 self.turn.return_it()
+            return 0
         self.said.append(handling)
         if not self.due:
             self.due = True
@@ -64,7 +71,19 @@ cdef class AwayRunner(Runner):
         # What is said while this runs is heard too, or the loop is asked again.
         self.due = False
         while self.said:
-            self.hear(<Handling?>self.said.popleft())
+            self.hear_guarded(<Handling?>self.said.popleft())
+
+    def after_fork(self):
+        """In a child process that a handler has forked: what it has to say ends the process."""
+        self.forked = True
+
+    cdef int hear_guarded(self, Handling handling) except -1:
+        # What a plugin hung into signals or logging may raise; other handlers wait to be heard.
+        try:
+            self.hear(handling)
+        except BaseException as error:
+            report(ERROR, "a handler elsewhere could not be heard", error=error)
+        return 0
 
     cdef int hear(self, Handling handling) except -1:
         """In the loop's turn: does what a handler elsewhere wants."""

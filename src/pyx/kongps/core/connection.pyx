@@ -223,13 +223,12 @@ cdef class Connection(Stream):
         try:
             while more and self.fd >= 0 and buffer_size(self.outbox) <= MOST_UNSENT:
                 more = self.session.carry_out(MOST_UNSENT)
+                self.note_held()
                 self.flush()
         except ProtocolError as error:
             return self.refuse(error)
         if self.session.protocol.closing and buffer_size(self.outbox) == 0:
             return self.close()
-        if self.session.full() and self.fd >= 0:
-            self.watch(0)  # until something is answered
         if self.loop.finishing:
             self.close_if_idle()
         elif self.holder is not None and self.is_idle():
@@ -239,6 +238,11 @@ cdef class Connection(Stream):
 
     cdef bint busy(self) except -1:
         return self.session.busy() or Stream.busy(self)
+
+    cdef int note_held(self) except -1:
+        """No more is read while too many calls are unanswered."""
+        self.full = self.session.full()
+        return 0
 
     cdef int refuse(self, object error) except -1:
         report(WARNING, "closing a connection: %s", error)
@@ -263,16 +267,21 @@ cdef class ConnectionOutlet(Outlet):
         self.connection = connection
 
     cdef int send(self) except -1:
-        self.connection.flush()  # `sent` does not begin on more than MOST_UNSENT
-        return self.connection.sent()
+        cdef Connection connection = self.connection
+        connection.flush()  # `sent` leaves an outbox with more than MOST_UNSENT to the loop
+        return connection.sent()
 
     cdef int push(self) except -1:
         cdef Connection connection = self.connection
+        cdef bint left = buffer_size(&connection.session.protocol.inbox) > 0
+        if not left:
+            connection.note_held()
         connection.flush()
         if (
-            connection.session.protocol.closing
+            left
+            or connection.session.protocol.closing
             or connection.loop.finishing
-            or buffer_size(&connection.session.protocol.inbox)
+            or connection.holder is not None
         ):
             connection.loop.call_soon_threadsafe(self.send_soon)
         return 0

@@ -636,6 +636,8 @@ cdef class Dispatcher:
                 if event.state == AWAY and event.started <= before:
                     late.append(event)
         for event in late:
+            if event.state != AWAY:
+                continue  # the end of another has ended it
             if event.instance.starting is not None:
                 event.overdue("the start() of its instance")
             else:

@@ -28,6 +28,7 @@ cdef class Stream(Watched):
     cdef Buffer* outbox
     cdef bint ended               # the peer sends no more
     cdef bint shared              # other processes have it open: closing it says so to the peer
+    cdef bint full                # what the peer sends is not read for now
 
     cdef int received(self, const char* data, size_t size) except -1
     cdef int sent(self) except -1

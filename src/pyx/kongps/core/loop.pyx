@@ -177,13 +177,13 @@ cdef class Stream(Watched):
                     continue
                 if errno != EAGAIN:
                     return self.close()
-                if unsent > MOST_UNSENT or self.ended:
+                if unsent > MOST_UNSENT or self.ended or self.full:
                     return self.watch(EPOLLOUT)
                 return self.watch(EPOLLIN | EPOLLOUT)
             buffer_consume(self.outbox, <size_t>size)
             unsent -= <size_t>size
         if self.fd >= 0 and not self.ended:
-            self.watch(EPOLLIN)
+            self.watch(0 if self.full else EPOLLIN)
         return 0
 
     cdef bint busy(self) except -1:

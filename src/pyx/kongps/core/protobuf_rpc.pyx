@@ -274,8 +274,10 @@ cdef class ProtobufRPC(Protocol):
         size = <uint32_t>(buffer_size(&self.outbox) - start)
         memcpy(self.outbox.data + self.outbox.begin + start - 4, &size, 4)
         self.event = event
-        # Kong says nothing unasked; the frame that the handler runs for is no longer there.
-        self.out_of_step = self.out_of_step or buffer_size(&self.inbox) > 0
+        # Kong says nothing unasked; the frame that the handler runs for is no longer there. What is
+        # there while calls are unanswered is part of an answer to them: the handler runs elsewhere.
+        if not self.unanswered and buffer_size(&self.inbox) > 0:
+            self.out_of_step = True
         if function.terminal:
             # Kong does not answer: it closes the connection (3.9) or leaves it (2.8). It does
             # answer the calls before, and would not come to this one if it could not.

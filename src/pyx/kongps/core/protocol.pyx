@@ -144,14 +144,16 @@ cdef class Protocol:
 
     cdef int send(self) except -1:
         """What is in the outbox came about without a call on this connection: sends it."""
-        if self.outlet is not None:
-            self.outlet.send()
+        cdef Outlet outlet = self.outlet  # it may let go of itself: the connection is lost
+        if outlet is not None:
+            outlet.send()
         return 0
 
     cdef int push(self) except -1:
         """The same from whoever has the loop's turn."""
-        if self.outlet is not None:
-            self.outlet.push()
+        cdef Outlet outlet = self.outlet
+        if outlet is not None:
+            outlet.push()
         return 0
 
     cdef int answer_return(self, int64_t sequence, int64_t event) except -1:

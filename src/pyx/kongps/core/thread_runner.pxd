@@ -14,6 +14,8 @@ cdef class HandlerThread(Handling):
     cdef object work              # instead of an event: a function and what hears of its end
     cdef object thread            # threading.Thread
     cdef bint given_up
+    cdef bint saying             # it says something, and is not answered yet
+    cdef double begun             # when it was given what it has, monotonic seconds
     cdef double since             # when its handler last got an answer, monotonic seconds
     cdef double longest           # seconds that its handler took between two PDK calls
 
@@ -27,11 +29,13 @@ cdef class ThreadRunner(AwayRunner):
     cdef object waiting           # collections.deque: events and work without a thread
     cdef dict by_ident
     cdef bint told_full
+    cdef bint told_refused        # the log has been told that no thread can be made
     cdef dict trials              # TrialRunner by plugin's name and phase
 
     cdef bint has_free(self)
     cdef HandlerThread free_thread(self)
     cdef int give(self, HandlerThread thread, object job) except -1
+    cdef int try_to_spawn(self) except -1
     cdef int spawn(self) except -1
     cdef int judge(self, HandlerThread thread) except -1
 

@@ -6,9 +6,9 @@ not come back that the limit is reached twice are not.
 """
 
 import sys
-import threading
 from collections import deque
 from logging import ERROR
+from threading import Thread  # before a plugin may replace it
 
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.object cimport PyObject
@@ -19,7 +19,7 @@ from cpython.pythread cimport (
 from cpython.ref cimport Py_XDECREF
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from kongps.core.away_runner cimport CALLS, RAISED, RETURNED, AwayRunner, Handling
+from kongps.core.away_runner cimport CALLS, RAISED, RETURNED, AwayRunner, Handling, Said
 from kongps.core.dispatch cimport AWAY, OVER, Event, Runner, Told
 from kongps.core.function cimport Function
 from kongps.core.phases cimport phase_name
@@ -69,15 +69,19 @@ cdef class HandlerThread(Handling):
     def run(self):
         """What the thread does: one handler after another, until there is nothing to wait for."""
         cdef object context
+        cdef object value
+        cdef Said said
         cdef PyObject* locals
         cdef PyObject* own
         while True:
+            self.saying = False
             with nogil:
                 PyThread_acquire_lock(self.wake, WAIT_LOCK)
             if self.event is None and self.work is None:
                 return
             self.longest = 0
             self.since = monotonic()
+            value = None
             own = swap_thread_locals(NULL)
             context = PyContext_New()
             try:
@@ -86,17 +90,22 @@ cdef class HandlerThread(Handling):
                     if self.event is not None:
                         self.event.instance.handlers[self.event.phase](self.event.make_pdk())
                     else:
-                        self.value = self.work[0]()
+                        value = self.work[0]()
                 finally:
                     PyContext_Exit(context)
-                self.said = RETURNED
+                said = RETURNED
             except BaseException as error:
-                self.said = RAISED
-                self.value = error
+                said = RAISED
+                value = error
             self.longest = max(self.longest, monotonic() - self.since)
+            # What the handler leaves may make PDK calls as it goes.
             context = None
             locals = swap_thread_locals(own)
             Py_XDECREF(locals)
+            self.said = said
+            self.value = value
+            value = None
+            self.saying = True
             self.runner.say(self)
 
 
@@ -138,18 +147,57 @@ cdef class ThreadRunner(AwayRunner):
             return 0
         return self.give(thread, event)
 
-    def submit(self, function, done):
+    def submit(self, function, done, str what not None, str path not None):
         """Runs something in a thread that is no event's handler, such as a plugin's ``start``.
 
         :param function: called without arguments.
         :param done: called on the loop's thread with what it returned and what it raised, one of
             which is None.
+        :param what: what it is, for the log.
+        :param path: the plugin's file.
         """
         cdef HandlerThread thread = self.free_thread()
         if thread is None:
-            self.waiting.append((function, done))
+            self.waiting.append((function, done, what, path))
         else:
-            self.give(thread, (function, done))
+            self.give(thread, (function, done, what, path))
+
+    def end_late(self, double limit):
+        """Lets go of threads whose work, or whose event that is over already, takes too long.
+
+        :param limit: seconds.
+        """
+        cdef HandlerThread thread
+        cdef double before = monotonic() - limit
+        for thread in list(self.by_ident.values()):
+            if thread.given_up or thread.begun > before:
+                continue
+            if thread.work is not None:
+                what, path = thread.work[2:]
+            elif thread.event is not None and thread.event.state == OVER:
+                what = thread.event.describe()
+                path = getattr(thread.event.instance.plugin, "path", "")
+            else:
+                continue
+            place = place_of(sys._current_frames().get(thread.thread.ident), path)
+            report(
+                ERROR, "%s has not ended in %g s%s; its thread is given up", what, limit,
+                f", and is at {place}" if place else "",
+            )
+            self.lose(thread)
+
+    def stop(self):
+        """Ends the threads that have nothing to do."""
+        cdef HandlerThread thread
+        while self.idle:
+            thread = self.idle.pop()
+            self.dismiss(thread)
+
+    def dismiss(self, HandlerThread thread not None):
+        """Ends a thread that has nothing to do."""
+        self.threads -= 1
+        self.by_ident.pop(thread.thread.ident, None)
+        PyThread_release_lock(thread.wake)  # without work: it ends
 
     cdef bint has_free(self):
         """Whether an event need not wait for a thread."""
@@ -160,7 +208,7 @@ cdef class ThreadRunner(AwayRunner):
     cdef HandlerThread free_thread(self):
         if not self.idle and self.threads - self.stuck < self.most:
             if self.threads < 2 * self.most:
-                self.spawn()
+                self.try_to_spawn()
             elif not self.told_full:
                 self.told_full = True
                 report(
@@ -170,12 +218,24 @@ cdef class ThreadRunner(AwayRunner):
                 )
         return <HandlerThread>self.idle.pop() if self.idle else None
 
+    cdef int try_to_spawn(self) except -1:
+        """Makes a thread; without one, what is to run waits, and fails when that takes too long."""
+        try:
+            self.spawn()
+            self.told_refused = False
+        except Exception as error:
+            if not self.told_refused:
+                self.told_refused = True
+                report(ERROR, "no thread can be made for handlers, beyond %d", self.threads,
+                       error=error)
+        return 0
+
     cdef int spawn(self) except -1:
         cdef HandlerThread made = HandlerThread()
         self.turn.share()
         made.runner = self
         self.started += 1
-        made.thread = threading.Thread(
+        made.thread = Thread(
             target=made.run, name=f"kongps-handler-{self.started}", daemon=True
         )
         made.thread.start()
@@ -190,6 +250,7 @@ cdef class ThreadRunner(AwayRunner):
             thread.event.task = thread
         else:
             thread.work = job
+        thread.begun = monotonic()
         PyThread_release_lock(thread.wake)
         return 0
 
@@ -208,6 +269,10 @@ cdef class ThreadRunner(AwayRunner):
                 "another thread than the handler's",
             )
         thread = <HandlerThread>found
+        if thread.saying:
+            raise PDKError(
+                function.name, "called while another call is made, or after the handler's end"
+            )
         if function.asked_once and event.told is not None and event.state == AWAY:
             told = event.find_told(function, args)
             if told is not None:
@@ -216,9 +281,11 @@ cdef class ThreadRunner(AwayRunner):
         thread.said = CALLS
         thread.function = function
         thread.args = args
+        thread.saying = True
         self.say(thread)
         with nogil:
             PyThread_acquire_lock(thread.wake, WAIT_LOCK)
+        thread.saying = False
         thread.since = monotonic()
         return thread.result()
 
@@ -279,9 +346,7 @@ cdef class ThreadRunner(AwayRunner):
             self.stuck -= 1
             self.told_full = False
             if self.threads - self.stuck > self.most:
-                self.threads -= 1
-                self.by_ident.pop(thread.thread.ident, None)
-                PyThread_release_lock(thread.wake)  # without work: it ends
+                self.dismiss(thread)
                 return 0
         self.next_job(thread)
         return 0
@@ -332,6 +397,9 @@ cdef class TrialRunner(Runner):
         else:
             event.runner = self.threads
         return event.runner.start(event)
+
+    cdef int abandon(self, Event event) except -1:
+        return 0  # it waits for its instance to start
 
     cdef int judge(self, double seconds) except -1:
         """Takes note of how long a handler has gone without a PDK call."""

@@ -2,13 +2,15 @@
 
 A thread looks every few milliseconds, without Python's lock, at a number that is odd while plugin
 code has the loop's thread and changes whenever it gets or gives it back. The code that is watched
-pays for it with two additions.
+pays for it with two additions. What needs Python's lock a second thread does: code that keeps the
+lock keeps that one waiting, but not the first.
 """
 
 import signal
 import sys
 import threading
 from logging import ERROR
+from threading import Thread  # before a plugin may replace it
 
 from cpython.object cimport PyObject
 from cpython.pythread cimport (
@@ -30,11 +32,17 @@ from kongps.core.report import place_of, report
 cdef extern from "Python.h":
     int PyThreadState_SetAsyncExc(unsigned long thread, PyObject* kind)
 
+cdef extern from "pythread.h" nogil:
+    int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr)
+
+cdef extern from *:
+    void full_barrier "__sync_synchronize" () noexcept nogil
+
 # Interrupts a system call that plugin code waits in. Its default is to be ignored, so that a child
 # process which gets one lives on.
 INTERRUPT = signal.SIGURG
 
-# Seconds without plugin code after which the watchdog sleeps until there is some.
+# Seconds without plugin code after which the watchdog looks only that often, until there is some.
 QUIET = 1.0
 
 # Seconds between attempts to interrupt a handler, and after the first until the process ends.
@@ -46,11 +54,11 @@ cdef const char* LAST_WORDS = (
     b"interrupted; ending the process, to be started again\n"
 )
 
-cdef enum Sight:
-    IDLE        # nothing to watch for some time
-    BLOCKED     # a visit takes long
-    LATE        # a visit takes too long
-    ASKED       # to stop
+cdef const char* LAST_WORDS_OF_LOOP = (
+    b"kongps: the server has done nothing for longer than --handler-timeout: plugin code in another "
+    b"thread keeps Python's lock, or one that the server waits for; ending the process, to be "
+    b"started again\n"
+)
 
 
 cdef double monotonic() noexcept nogil:
@@ -82,12 +90,17 @@ cdef class Visits:
 
     cdef int leave(self, Event event) except -1:
         """Plugin code, the handler of `event` or the hook, gives the thread back."""
-        if self.suspect == self.number and self.caught is not None:
-            self.caught(event, self.hook)
-        self.number += 1
+        cdef bint suspected = self.suspect == self.number
+        self.number += 1  # before anything that may raise
         if self.interrupted:
             self.interrupted = False
             PyThreadState_SetAsyncExc(self.thread, NULL)  # it has not come in time
+        if suspected and self.caught is not None:
+            self.suspect = 0
+            try:
+                self.caught(event, self.hook)
+            except BaseException as error:
+                report(ERROR, "the watchdog has failed once", error=error)
         return 0
 
 
@@ -113,9 +126,23 @@ cdef class Watchdog:
     cdef double since             # when it was first seen
     cdef double interrupted_at
     cdef uint64_t late            # the visit that is to be interrupted
+    cdef uint64_t beats           # of the loop; none: nobody says that it turns
     cdef bint told
     cdef bint stopping
-    cdef object thread
+    # What the thread with Python's lock is to do: about a visit, or to stop. It waits for `ask`.
+    cdef PyThread_type_lock ask
+    cdef uint64_t asked_of
+    cdef bint asked_to_interrupt
+
+    def __cinit__(self):
+        self.ask = PyThread_allocate_lock()
+        if self.ask == NULL:
+            raise MemoryError
+        PyThread_acquire_lock(self.ask, NOWAIT_LOCK)
+
+    def __dealloc__(self):
+        if self.ask != NULL:
+            PyThread_free_lock(self.ask)
 
     def __init__(self, Visits visits not None, double threshold, double timeout, blocked):
         self.visits = visits
@@ -127,8 +154,12 @@ cdef class Watchdog:
         """Begins to watch."""
         self.stopping = False
         self.visits.caught = self._caught
-        self.thread = threading.Thread(target=self._watch, name="kongps-watchdog", daemon=True)
-        self.thread.start()
+        Thread(target=self._act, name="kongps-watchdog-acts", daemon=True).start()
+        Thread(target=self._look, name="kongps-watchdog", daemon=True).start()
+
+    def beat(self):
+        """The loop says that it turns; with the first, it is to say so every few seconds."""
+        self.beats += 1
 
     def stop(self):
         """Watches no more."""
@@ -146,67 +177,94 @@ cdef class Watchdog:
         if self.late and self.late == self.visits.number:
             raise HandlerTimeout(f"it has held the server for {self.timeout:g} s")
 
-    def _watch(self):
-        cdef Sight sight
+    def _look(self):
+        with nogil:
+            self.look()
+            PyThread_release_lock(self.ask)  # the other thread ends too
+
+    def _act(self):
+        cdef uint64_t visit
         while True:
             with nogil:
-                sight = self.look()
-            if sight == ASKED or self.stopping:
+                PyThread_acquire_lock(self.ask, WAIT_LOCK)
+            visit = self.asked_of
+            if self.stopping:
                 return
             try:
-                if sight == IDLE:
-                    self.doze()
-                elif self.visits.number == self.visit:
-                    if sight == BLOCKED:
-                        self.tell()
+                if self.visits.number == visit:
+                    if self.asked_to_interrupt:
+                        self.interrupt(visit)
                     else:
-                        self.interrupt()
+                        self.tell()
             except BaseException as error:
                 report(ERROR, "the watchdog has failed once", error=error)
+            self.asked_of = 0
 
-    cdef Sight look(self) noexcept nogil:
-        """Looks until there is something to do for which Python's lock is needed."""
+    cdef int look(self) noexcept nogil:
+        """Looks until it is told to stop."""
         cdef timespec pause
         cdef uint64_t visit
-        cdef double held
+        cdef uint64_t beats = 0
+        cdef double held, before
         cdef double now = monotonic()
-        cdef double quiet_since = now
+        cdef double beaten = now
+        cdef double interval = min(max(self.threshold / 4, 0.001), 0.1)
         pause.tv_sec = 0
-        pause.tv_nsec = <long>(min(max(self.threshold / 4, 0.001), 0.1) * 1e9)
+        pause.tv_nsec = <long>(interval * 1e9)
+        self.since = now
         while not self.stopping:
-            nanosleep(&pause, NULL)
+            before = now
+            if self.visit & 1 == 0 and now - self.since > QUIET_SECONDS:
+                self.doze()
+            else:
+                nanosleep(&pause, NULL)
             now = monotonic()
+            if now - before > 2 * QUIET_SECONDS:  # the whole process was stopped meanwhile
+                self.since += now - before
+                beaten += now - before
             visit = self.visits.number
+            if visit != self.visit or self.beats != beats:
+                beaten = now
+                beats = self.beats
+            elif beats and now - beaten > self.timeout + GRACE_SECONDS:
+                self.end_process(LAST_WORDS_OF_LOOP if visit & 1 == 0 else LAST_WORDS)
             if visit != self.visit:
                 self.visit = visit
                 self.since = now
                 self.told = False
                 self.interrupted_at = 0
-                quiet_since = now
-            elif visit & 1 == 0:
-                if now - quiet_since > QUIET_SECONDS:
-                    return IDLE
-            else:
+            elif visit & 1:
                 held = now - self.since
                 if held > self.timeout + GRACE_SECONDS:
-                    write_fd(2, LAST_WORDS, strlen(LAST_WORDS))
-                    _exit(1)
+                    self.end_process(LAST_WORDS)
                 if held > self.timeout and now - self.interrupted_at > AGAIN_SECONDS:
                     self.interrupted_at = now
-                    return LATE
-                if held > self.threshold and not self.told:
+                    self.have_done(True)
+                elif held > self.threshold and not self.told:
                     self.told = True
                     self.visits.suspect = visit
-                    return BLOCKED
-        return ASKED
+                    self.have_done(False)
+        return 0
 
-    cdef int doze(self) except -1:
-        """Sleeps until there is plugin code to watch."""
-        if self.visits.number != self.visit:
-            return 0
+    cdef int have_done(self, bint interrupt) noexcept nogil:
+        """Has the other thread do something about the present visit, when it can."""
+        if self.asked_of == 0:
+            self.asked_to_interrupt = interrupt
+            self.asked_of = self.visit
+            PyThread_release_lock(self.ask)
+        return 0
+
+    cdef int end_process(self, const char* words) noexcept nogil:
+        write_fd(2, words, strlen(words))
+        _exit(1)
+
+    cdef int doze(self) noexcept nogil:
+        """Sleeps until there is plugin code to watch, or for a while."""
         self.visits.dozing = True
-        with nogil:
-            PyThread_acquire_lock(self.visits.rouse, WAIT_LOCK)
+        full_barrier()
+        if self.visits.number == self.visit:
+            PyThread_acquire_lock_timed(self.visits.rouse, <long long>(QUIET_SECONDS * 1e6), 0)
+        self.visits.dozing = False
         return 0
 
     cdef int tell(self) except -1:
@@ -219,12 +277,11 @@ cdef class Watchdog:
 
     def _caught(self, event, hook):
         """A suspect has ended before the watchdog had Python's lock: C code held it."""
-        self.visits.suspect = 0
         self.blocked(event, hook, monotonic() - self.since, None)
 
-    cdef int interrupt(self) except -1:
+    cdef int interrupt(self, uint64_t visit) except -1:
         """Has an exception raised in the code that holds the loop's thread."""
-        self.late = self.visit
+        self.late = visit
         if self.visits.thread == threading.main_thread().ident:
             signal.pthread_kill(self.visits.thread, INTERRUPT)
         else:
