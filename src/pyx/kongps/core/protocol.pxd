@@ -11,8 +11,8 @@ from kongps.core.function cimport Function
 
 cdef enum:
     # Calls of one connection that may wait for answers. Kong has one; a peer that sends on without
-    # an answer costs memory for each.
-    MOST_HELD = 64
+    # an answer costs memory for each, as much as an answer may have.
+    MOST_HELD = 8
 
 cdef enum CallKind:
     HANDLE_EVENT   # target: instance id; phase
