@@ -58,6 +58,9 @@ class Plugin:
     path: str = ""
 
     async def access(self, kong):
+        if self.path:
+            with open(self.path, "a") as file:
+                print("begun", file=file)
         try:
             if self.how == "awaits":
                 await asyncio.Event().wait()
@@ -268,7 +271,7 @@ def test_a_coroutine_that_never_ends_is_cancelled(
         trail = client.event(client.start("stuck", how(word, path=str(path))))
         assert failed(trail)
         assert "of stuck.py" in told(trail), told(trail)
-        server.wait_for(path.exists)
+        server.wait_for(lambda: "finally" in path.read_text())
         assert not failed(client.event(client.start("stuck")))
         assert is_quiet(server)
         assert "Task was destroyed" not in server.text()
@@ -324,6 +327,8 @@ def test_a_connection_that_is_lost_while_its_handler_runs_elsewhere(
         for other in others:
             other.begin(instance)
         server.wait_for(lambda: status(server)["Events"] == count)
+        if kind == "async":
+            server.wait_for(lambda: path.exists() and path.read_text().count("begun") == count)
         for other in others:
             other.close()
         server.wait_for(lambda: is_quiet(server), 5)
@@ -356,7 +361,7 @@ def test_kong_gives_up_an_event_whose_handler_runs_elsewhere(
         assert "Kong has given it up" in server.text()
         assert is_quiet(server)
         if kind == "async":
-            server.wait_for(path.exists)
+            server.wait_for(lambda: "finally" in path.read_text())
 
 
 @pytest.mark.parametrize("kind", ["thread", "async"])

@@ -101,7 +101,7 @@ def test_the_threshold_can_be_set(plugins: Path, short_path: Path) -> None:
 
 
 def test_a_constructor_that_blocks_is_told_of(plugins: Path, short_path: Path) -> None:
-    write(plugins, "blocks", blocks("", "time.sleep(0.1)"))
+    write(plugins, "blocks", blocks("", "time.sleep(0.4)"))
     with serving(plugins, short_path / "k.sock") as server:
         client = Client(server)
         assert not failed(client.event(client.start("blocks")))
