@@ -175,7 +175,10 @@ class Supervisor:
         """Starts a worker; in its process, gives what it is to do."""
         taken = {hand.line.desk for hand in self.hands.values()}
         desk = next(desk for desk in range(self.journal.desks) if desk not in taken)
+        alive = {hand.number for hand in self.hands.values()}
         self._number = (self._number + 1) % NUMBERS_OF_WORKERS
+        while self._number in alive:
+            self._number = (self._number + 1) % NUMBERS_OF_WORKERS
         number, supervisor = self._number, os.getpid()
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         near.setblocking(False)
