@@ -296,7 +296,9 @@ cdef class NativeHandler:
         self.owner = owner
 
     def __call__(self, Namespace kong not None):
-        cdef NativeEvent native = <NativeEvent>idle.pop() if idle else NativeEvent()
+        cdef NativeEvent native = <NativeEvent>idle.pop() if idle else NativeEvent.__new__(
+            NativeEvent
+        )
         cdef int code
         native.event = kong.event
         native.thread = PyThread_get_thread_ident()
