@@ -261,8 +261,7 @@ def test_events_without_a_step_for_long_are_ended(dispatcher: Dispatcher) -> Non
     assert impatient.abandon_idle_events() == 1
     assert trail == ["finally"]
     assert impatient.live_events == 0
-    with pytest.raises(RPCError, match="No event"):
-        wire.step(asked_for, "GET")
+    assert wire.step(asked_for, "GET")["Data"]["Method"] == "kong.response.exit"
 
     patient = dispatcher_with(dispatcher, handler)
     patient.event(1)
@@ -288,9 +287,23 @@ def test_an_abandoned_handler_that_goes_on_is_harmless(dispatcher: Dispatcher) -
 
 def test_a_step_for_no_event_is_an_error(dispatcher: Dispatcher) -> None:
     wire = Direct(dispatcher)
-    for id in (0, 1, 64, -1, 2**40):
+    for id in (0, -1):
         with pytest.raises(RPCError, match="No event"):
             wire.step({"EventId": id})
+
+
+def test_a_step_for_an_event_that_is_lost_ends_the_request(dispatcher: Dispatcher) -> None:
+    wire = Direct(dispatcher)
+    for id in (1, 64, 2**40):
+        answer = wire.step({"EventId": id})
+        assert answer["EventId"] == id
+        assert answer["Data"]["Method"] == "kong.response.exit"
+        assert answer["Data"]["Args"][0] == 500
+
+
+def test_a_step_for_an_event_that_is_lost_lets_the_request_through_if_told_so() -> None:
+    wire = Direct(Dispatcher(InlineRunner(), on_error="open"))
+    assert wire.step({"EventId": 64})["Data"] == "ret"
 
 
 def test_an_instance_that_is_not_there_is_named_in_the_words_kong_knows(

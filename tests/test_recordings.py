@@ -95,6 +95,13 @@ def test_what_kong_sent_is_answered_and_its_values_arrive(
     assert not result.plugin.scripts, "events of the recording that were never handled"
 
 
+# What a step for an event that is not there any more is answered with.
+LOST = {
+    "Method": "kong.response.exit",
+    "Args": [500, {"message": "An unexpected error occurred"}],
+}
+
+
 @pytest.mark.parametrize("path", RECORDINGS, ids=name)
 def test_answers_are_those_of_the_recorded_server(path: Path) -> None:
     result = replay(path, whole)
@@ -105,6 +112,8 @@ def test_answers_are_those_of_the_recorded_server(path: Path) -> None:
             continue
         if request.method == "plugin.HandleEvent" or request.method in STEPS:
             said, ours = recorded[3]["Data"], answer[3]["Data"]
+            if refused and ours == LOST:
+                continue  # the event has ended here with the call that was refused
             if isinstance(said, dict) and PDKCall(said["Method"], said["Args"] or []) in [
                 PDKCall(call.function, call.args) for call in refused
             ]:

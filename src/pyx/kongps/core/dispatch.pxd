@@ -158,6 +158,7 @@ cdef class Dispatcher:
     cdef int connection_lost(self, Protocol protocol) except -1
     cdef int handle_event(self, Call call, Protocol protocol) except -1
     cdef object missing(self, int64_t id)
+    cdef int fail_lost_event(self, Call call, Protocol protocol) except -1
     cdef int handle_step(self, Call call, Protocol protocol) except -1
     cdef int run(self, Event event, bint first) except -1
     cdef int handle_command(self, Call call, Protocol protocol) except -1

@@ -35,6 +35,7 @@ cdef enum:
     # each connection that its nginx workers serve (worker_connections, 16384 each by default).
     MAX_EVENTS = 65536
     NO_EVENT = -1       # holds a connection for a command
+    EVERYWHERE = -1     # a phase that is not known
 
 # Seconds, below the 60 that Kong waits for an answer.
 HANDLER_TIMEOUT = 50.0
@@ -360,9 +361,9 @@ cdef class Event:
 
 cdef int fail_dead_event(Protocol protocol, int64_t sequence, int64_t event, int phase,
                          bint let_through) except -1:
-    """Answers a call of an event whose worker is dead, as for a handler that has failed."""
-    if not EXIT.phase_bits & (1 << phase):
-        return protocol.answer_failure(sequence, event, "the worker that ran the handler has died")
+    """Answers a call of an event that is lost, as for a handler that has failed."""
+    if phase != EVERYWHERE and not EXIT.phase_bits & (1 << phase):
+        return protocol.answer_failure(sequence, event, "the event is not here any more")
     if let_through:
         return protocol.answer_return(sequence, event)
     protocol.answer_pdk_call(sequence, event, EXIT, UNEXPECTED, False)
@@ -701,8 +702,23 @@ cdef class Dispatcher:
             report(ERROR, "instance %d cannot be looked for", id, error=error)
             return None
 
+    cdef int fail_lost_event(self, Call call, Protocol protocol) except -1:
+        """Answers a step for an event that is not here: of a server that was here before, or given up.
+
+        To an error, Kong would let the request through.
+        """
+        cdef int phase = EVERYWHERE
+        if self.worker_part >= 0:
+            phase = event_phase(call.target)
+        report(WARNING, "event %d is not here any more: its request fails", call.target)
+        return fail_dead_event(
+            protocol, call.sequence, call.target, phase, self.on_error == "open"
+        )
+
     cdef int handle_step(self, Call call, Protocol protocol) except -1:
         cdef Event event = self.find_event(call.target)
+        if event is None and call.target > 0:
+            return self.fail_lost_event(call, protocol)
         if event is None or event.state != WAITING:
             return protocol.answer_error(call.sequence, f"No event {call.target} waits for a step")
         event.protocol = protocol

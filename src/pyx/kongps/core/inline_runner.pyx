@@ -69,7 +69,7 @@ cdef class InlineRunner(Runner):
 
     def __init__(self):
         self.idle = []
-        self.visits = Visits.__new__(Visits)
+        self.visits = Visits()
 
     def visit(self, what, function):
         """Calls plugin code that is no handler, such as a constructor, where handlers run.

@@ -370,7 +370,7 @@ cdef class Loop:
         self.closed_now = []
         self.timers = []
         self.calls = deque()
-        self.turn = Turn.__new__(Turn)
+        self.turn = Turn()
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise OSError(errno, os.strerror(errno))

@@ -52,7 +52,7 @@ cdef object decoded(const char* text, size_t size):
 cdef class NativeEvent:
     """What stands behind a ``kongps_kong`` while its handler runs."""
 
-    def __cinit__(self):
+    def __init__(self):
         self.handle.api = &TABLE
         self.handle.server = <void*>self
         self.kept = []
@@ -296,9 +296,7 @@ cdef class NativeHandler:
         self.owner = owner
 
     def __call__(self, Namespace kong not None):
-        cdef NativeEvent native = <NativeEvent>idle.pop() if idle else NativeEvent.__new__(
-            NativeEvent
-        )
+        cdef NativeEvent native = <NativeEvent>idle.pop() if idle else NativeEvent()
         cdef int code
         native.event = kong.event
         native.thread = PyThread_get_thread_ident()

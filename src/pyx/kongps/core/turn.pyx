@@ -14,7 +14,7 @@ from cpython.pythread cimport (
 cdef class Turn:
     """The right to act for a loop."""
 
-    def __cinit__(self):
+    def __init__(self):
         self.lock = PyThread_allocate_lock()
         if self.lock == NULL:
             raise MemoryError

@@ -70,7 +70,7 @@ cdef double monotonic() noexcept nogil:
 cdef class Visits:
     """When plugin code has the loop's thread."""
 
-    def __cinit__(self):
+    def __init__(self):
         self.rouse = PyThread_allocate_lock()
         if self.rouse == NULL:
             raise MemoryError
