@@ -45,9 +45,12 @@ def over_best_python(measured: Measured) -> Optional[Spread]:
     return ratio("kongps", best, "events_per_second")(measured)
 
 
-def over_python_threads(measured: Measured) -> Optional[Spread]:
-    """Handlers in threads on both sides."""
-    return ratio("kongps-threads", "kong-python-pdk-threads", "events_per_second")(measured)
+def two_workers(protocol: str) -> Callable[[Measured], Optional[Spread]]:
+    def read(measured: Measured) -> Optional[Spread]:
+        found = measured.get("workers", {}).get(protocol)
+        return dict(found["gain"]) if found else None
+
+    return read
 
 
 def resident_mb(measured: Measured) -> Optional[Spread]:
@@ -129,6 +132,21 @@ FIGURES: Sequence[Figure] = (
         None,
         0.7,
         ratio("kongps-protobuf", "go-pdk", "p50_us", 1),
+    ),
+    Figure(
+        "handlers in threads, MsgPack:1: events/s over kong-python-pdk's threads",
+        4.0,
+        None,
+        ratio("kongps-threads", "kong-python-pdk-threads", "events_per_second"),
+    ),
+    Figure(
+        "two workers over one, 0.2 ms of Python, MsgPack:1, steps on random connections",
+        1.7,
+        None,
+        two_workers("msgpack"),
+    ),
+    Figure(
+        "two workers over one, 0.2 ms of Python, ProtoBuf:1", 1.7, None, two_workers("protobuf")
     ),
 )
 

@@ -249,7 +249,7 @@ def summarize(runs: Sequence[Report]) -> Report:
     return {name: spread(map(read, runs)) for name, read in READERS.items()}
 
 
-SUBJECTS = ("kongps", "kongps-protobuf")
+SUBJECTS = ("kongps", "kongps-protobuf", "kongps-threads")
 
 
 def ratios(runs: dict[str, list[Report]]) -> Report:
