@@ -134,21 +134,19 @@ cdef class Watchdog:
     cdef uint64_t asked_of
     cdef bint asked_to_interrupt
 
-    def __cinit__(self):
+    def __init__(self, Visits visits not None, double threshold, double timeout, blocked):
         self.ask = PyThread_allocate_lock()
         if self.ask == NULL:
             raise MemoryError
         PyThread_acquire_lock(self.ask, NOWAIT_LOCK)
-
-    def __dealloc__(self):
-        if self.ask != NULL:
-            PyThread_free_lock(self.ask)
-
-    def __init__(self, Visits visits not None, double threshold, double timeout, blocked):
         self.visits = visits
         self.threshold = threshold
         self.timeout = timeout
         self.blocked = blocked
+
+    def __dealloc__(self):
+        if self.ask != NULL:
+            PyThread_free_lock(self.ask)
 
     def start(self):
         """Begins to watch."""
