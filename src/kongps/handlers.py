@@ -32,8 +32,8 @@ __all__ = ["Handlers"]
 START, CLOSE = "start", "close"
 CONSTRUCTOR = "the constructor"
 
-# Events that have to be handled quickly, one after the other, until all run inline; the seconds
-# between two PDK calls that are not quick, in a thread; and how many run inline meanwhile.
+# Events that have to be handled quickly until all run inline; the seconds between two PDK calls
+# that are not quick, in a thread; and how many run inline meanwhile.
 TRIAL_EVENTS = 64
 TRIAL_THRESHOLD = 0.001
 TRIAL_INLINE = 4

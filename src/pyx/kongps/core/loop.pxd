@@ -15,10 +15,12 @@ cdef class Watched:
     cdef Loop loop
     cdef int fd
     cdef unsigned int interest
+    cdef bint urgent              # looked at between any two others
 
     cdef int ready(self, unsigned int events) except -1
     cdef int failed(self, object error) except -1
     cdef int watch(self, unsigned int interest) except -1
+    cdef int epoll(self) noexcept
     cdef int close(self) except -1
     cdef int leave(self) except -1
 
@@ -62,6 +64,7 @@ cdef class Timer:
 
 cdef class Loop:
     cdef int epoll_fd
+    cdef int urgent_fd            # an epoll of its own; -1 where nothing is urgent
     cdef set watched
     cdef list closed_now          # closed while their events are still in hand
     cdef char* receive_buffer     # `own_buffer`, or memory of somebody else
@@ -79,6 +82,8 @@ cdef class Loop:
 
     cdef int add(self, Watched one, int fd, unsigned int interest) except -1
     cdef int add_stream(self, Stream stream, int fd) except -1
+    cdef int add_urgent(self, Stream stream, int fd) except -1
+    cdef int run_urgent(self) except -1
     cdef int timeout(self) except -2
     cdef int run_timers(self) except -1
     cdef int run_calls(self) except -1

@@ -59,6 +59,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     EVENTS_AT_ONCE = 256          # file descriptors that one wake-up takes in hand
+    URGENT_AT_ONCE = 16
     ACCEPTS_AT_ONCE = 64          # connections taken before others get their turn
     NO_ERROR = 0                  # of accepting, where the limit is our own
     # Most connections, unless told otherwise. Kong has one for each request in its hands, and some
@@ -105,10 +106,14 @@ cdef class Watched:
             operation = EPOLL_CTL_MOD if self.interest else EPOLL_CTL_ADD
         event.events = interest
         event.data.ptr = <PyObject*>self
-        if epoll_ctl(self.loop.epoll_fd, operation, self.fd, &event) != 0:
+        if epoll_ctl(self.epoll(), operation, self.fd, &event) != 0:
             raise OSError(errno, os.strerror(errno))
         self.interest = interest
         return 0
+
+    cdef int epoll(self) noexcept:
+        """What watches the file descriptor."""
+        return self.loop.urgent_fd if self.urgent else self.loop.epoll_fd
 
     cdef int close(self) except -1:
         """Closes the file descriptor and leaves the loop."""
@@ -121,7 +126,7 @@ cdef class Watched:
     cdef int leave(self) except -1:
         """Leaves the loop. Code of a plugin may have closed the file descriptor: no matter."""
         if self.interest:
-            epoll_ctl(self.loop.epoll_fd, EPOLL_CTL_DEL, self.fd, NULL)
+            epoll_ctl(self.epoll(), EPOLL_CTL_DEL, self.fd, NULL)
             self.interest = 0
         self.loop.closed_now.append(self)  # first: it may hold the only reference
         self.loop.watched.discard(self)
@@ -359,7 +364,7 @@ cdef class Loop:
     """
 
     def __cinit__(self):
-        self.epoll_fd = -1
+        self.epoll_fd = self.urgent_fd = -1
         self.own_buffer = self.receive_buffer = <char*>PyMem_Malloc(RECEIVE_SIZE)
         if self.own_buffer == NULL:
             raise MemoryError
@@ -380,6 +385,8 @@ cdef class Loop:
 
     def __dealloc__(self):
         PyMem_Free(self.own_buffer)
+        if self.urgent_fd >= 0:
+            close_fd(self.urgent_fd)
         if self.epoll_fd >= 0:
             close_fd(self.epoll_fd)
 
@@ -463,6 +470,9 @@ cdef class Loop:
         cdef Watched one
         close_fd(self.epoll_fd)  # first: it is shared with the parent
         self.epoll_fd = -1
+        if self.urgent_fd >= 0:
+            close_fd(self.urgent_fd)
+            self.urgent_fd = -1
         for one in self.watched:
             close_fd(one.fd)
             one.fd = -1
@@ -515,6 +525,10 @@ cdef class Loop:
                     self.waker.failed(error)
                 continue
             for index in range(count):
+                if self.urgent_fd >= 0:
+                    self.run_urgent()
+                    if events[index].data.ptr == NULL:
+                        continue  # it was that
                 one = <Watched>events[index].data.ptr
                 if one.fd < 0:
                     continue  # closed by an event before this one
@@ -529,6 +543,37 @@ cdef class Loop:
                 self.run_calls()
             if self.closed_now:
                 self.closed_now.clear()
+
+    cdef int add_urgent(self, Stream stream, int fd) except -1:
+        """Takes a stream in hand that is looked at between any two others.
+
+        Plugin code may take long, and who waits for something short is not to wait for all of it.
+        """
+        cdef epoll_event event
+        if self.urgent_fd < 0:
+            self.urgent_fd = epoll_create1(EPOLL_CLOEXEC)
+            event.events = EPOLLIN
+            event.data.ptr = NULL
+            if self.urgent_fd < 0 or epoll_ctl(
+                self.epoll_fd, EPOLL_CTL_ADD, self.urgent_fd, &event
+            ) != 0:
+                raise OSError(errno, os.strerror(errno))
+        stream.urgent = True
+        return self.add_stream(stream, fd)
+
+    cdef int run_urgent(self) except -1:
+        cdef epoll_event[URGENT_AT_ONCE] events
+        cdef int index
+        cdef Watched one
+        for index in range(epoll_wait(self.urgent_fd, events, URGENT_AT_ONCE, 0)):
+            one = <Watched>events[index].data.ptr
+            if one.fd < 0:
+                continue
+            try:
+                one.ready(events[index].events)
+            except BaseException as error:
+                one.failed(error)
+        return 0
 
     cdef int timeout(self) except -2:
         """Milliseconds until something is due; -1 when nothing is."""

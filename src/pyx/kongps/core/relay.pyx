@@ -57,7 +57,7 @@ cdef class Relay(Stream):
         self.waiting[self.last_number] = relayed
         buffer_append(&self.calls, b"\x94\x00", 2)
         write_unsigned(&self.calls, <uint64_t>self.last_number)
-        return self.flush_soon()
+        return 0
 
     cdef int flush_soon(self) except -1:
         """Sends at the end of the loop's turn what all connections of this turn have brought."""
@@ -78,7 +78,8 @@ cdef class Relay(Stream):
         relayed.sequence = sequence
         relayed.event = event
         self.begin(relayed)
-        return buffer_append(&self.calls, rest, size)
+        buffer_append(&self.calls, rest, size)
+        return self.flush()  # now: plugin code may take long before the loop's turn ends
 
     def ask(self, str method not None, argument, answered):
         """Calls a method of the other worker.
@@ -92,6 +93,7 @@ cdef class Relay(Stream):
         relayed.answered = answered
         self.begin(relayed)
         buffer_append(&self.calls, <const char*>rest, <size_t>len(rest))
+        self.flush_soon()
 
     cdef bint busy(self) except -1:
         return True  # as long as there are two workers
@@ -211,8 +213,8 @@ cdef class Routes(Elsewhere):
         relay.routes = self
         connection.speak(PeerRPC())
         self.relays[worker] = relay
-        self.loop.add_stream(relay, calls_fd)
-        self.loop.add_stream(connection, answers_fd)
+        self.loop.add_urgent(relay, calls_fd)
+        self.loop.add_urgent(connection, answers_fd)
 
     def others(self):
         """:returns: the :class:`Relay` to each worker that this one is linked with."""

@@ -46,7 +46,7 @@ cdef class TrialRunner(Runner):
     cdef object passed
     cdef double threshold
     cdef int most_inline
-    cdef int needed               # quick events, one after the other
+    cdef int needed               # quick events
     cdef int left                 # of them, still
     cdef list inline_events       # those of this trial that may not have ended
 

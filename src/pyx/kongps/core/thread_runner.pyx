@@ -51,6 +51,7 @@ cdef double monotonic() noexcept:
 
 cdef enum:
     MOST_THREADS = 64   # that may have work, unless told otherwise
+    SLOW_COSTS = 16     # quick events that one slow event of a trial outweighs
 
 
 cdef class HandlerThread(Handling):
@@ -363,7 +364,7 @@ cdef class TrialRunner(Runner):
     :param inline: where handlers run that are quick.
     :param threads: where the others do.
     :param most_inline: most events at a time that run inline meanwhile.
-    :param needed: so many events, one after the other, have to be quick.
+    :param needed: so many events have to be quick, and 16 more for each that is not.
     :param threshold: seconds between two PDK calls that are not quick, in a thread.
     :param passed: called with plugin and phase when they are.
     """
@@ -405,7 +406,11 @@ cdef class TrialRunner(Runner):
         """Takes note of how long a handler has gone without a PDK call."""
         if self.left == 0:
             return 0
-        self.left = self.needed if seconds > self.threshold else self.left - 1
+        if seconds > self.threshold:
+            # It may have waited for Python's lock: one that blocks does so more often than that.
+            self.left = min(self.needed, self.left + SLOW_COSTS)
+        else:
+            self.left -= 1
         if self.left == 0:
             self.passed()
         return 0
