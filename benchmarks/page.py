@@ -45,6 +45,8 @@ COLOURS = {
     "floor-protobuf": "#c4c4c4",
     "kongps": "#0b6e4f",
     "kongps-protobuf": "#35b07f",
+    "kongps-threads": "#5d7f2f",
+    "kongps-protobuf-threads": "#9cc26a",
     "go-pluginserver": "#1f5fa8",
     "go-pdk": "#6ba3dd",
     "kong-python-pdk-gevent": "#b5532a",
