@@ -47,7 +47,7 @@ demo: $(INSTALLED)
 	$(BIN)/kongps demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not soak"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -284,10 +284,10 @@ def test_garbage_closes_its_connection_and_no_other(plugins: Path, short_path: P
         wire = server.connect()
         instance = wire.start("hello")
         dice = random.Random(5)
-        for size in (1, 10, 1000, 100_000):
+        for size in (3, 10, 1000, 100_000):  # 4 bytes tell the protocols apart
             bad = server.connect()
             bad.socket.sendall(b"\xc1" + dice.randbytes(size))
-            with pytest.raises((ConnectionError, OSError)):
+            with pytest.raises(ConnectionError):
                 bad.receive()
         hello(wire, instance)
         assert "closing a connection" in server.text()
@@ -441,6 +441,7 @@ def test_log_lines_are_single_lines_of_text_or_json(plugins: Path, short_path: P
         with serving(plugins, short_path / f"{form}.sock", KONGPS_LOG_FORMAT=form) as server:
             wire = server.connect()
             wire.event(wire.start("raises"))
+            wire.close()
             server.process.terminate()
             server.end()
             lines = server.text().splitlines()

@@ -124,11 +124,11 @@ def test_kong_python_pdks_layout_begins_in_threads(
                 self.config = config
 
             def access(self, kong):
-                time.sleep({0 if quick else 0.005})
+                time.sleep({0 if quick else 0.025})
                 kong.log.notice(threading.current_thread().name)
         """,
     )
-    with serving(plugins, short_path / "k.sock", "--block-threshold", "1") as server:
+    with serving(plugins, short_path / "k.sock", "--block-threshold", "20") as server:
         client = Client(server)
         instance = client.start("older")
         assert "kongps-handler" in told(client.event(instance))
