@@ -193,7 +193,7 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def end_process(delay: float) -> None:
+def _end_process(delay: float) -> None:
     time.sleep(delay)
     report(logging.ERROR, "plugin code keeps the server from ending; ending it now")
     os._exit(1)
@@ -389,12 +389,18 @@ class Server:
     def _signalled(self) -> None:
         """Stops, and sees to it that the process ends when plugin code holds up the loop."""
         self._sockets.remove()  # now, not when the loop has its turn: a new server may wait
-        patience = self.settings.shutdown_timeout if not self._signals else 0.0
+        self._end_if_held_up(self.settings.shutdown_timeout if not self._signals else 0.0)
         self._signals += 1
-        Thread(
-            target=end_process, args=(patience + STOP_GRACE,), daemon=True, name="kongps-stop"
-        ).start()
         self.stop()
+
+    def _end_if_held_up(self, patience: float) -> None:
+        """Ends the process, though plugin code holds it up.
+
+        :param patience: seconds that it gets, beyond ``STOP_GRACE``.
+        """
+        Thread(
+            target=_end_process, args=(patience + STOP_GRACE,), daemon=True, name="kongps-stop"
+        ).start()
 
     def _take_signals(self) -> Any:
         if threading.current_thread() is not threading.main_thread():

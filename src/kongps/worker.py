@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +20,9 @@ from kongps.errors import KongpsError, ServerError
 from kongps.server import (
     DRAIN_INTERVAL,
     NUMBERS,
-    STOP_GRACE,
     TRIM_INTERVAL,
     WATCH_INTERVAL,
     Server,
-    end_process,
 )
 
 if TYPE_CHECKING:
@@ -159,11 +156,6 @@ class Worker(Server):
             return
         self._end_if_held_up(self.settings.shutdown_timeout)
         self.loop.call_soon_threadsafe(lambda: self._tell("signalled"))
-
-    def _end_if_held_up(self, patience: float) -> None:
-        threading.Thread(
-            target=end_process, args=(patience + STOP_GRACE,), daemon=True, name="kongps-stop"
-        ).start()
 
     def _hung_up(self) -> None:
         pass  # meant for the supervisor, which shares the terminal

@@ -11,10 +11,8 @@ cdef class Task(Handling):
     cdef AsyncioThread home
     cdef object task              # asyncio.Task
     cdef object coroutine         # the plugin's own
-    cdef object work              # instead of an event: a function and what hears of its end
     cdef object answered          # asyncio.Future that the present PDK call waits for
     cdef object line              # collections.deque of futures: calls that wait for that one
-    cdef double begun             # when it was to begin, monotonic seconds
     cdef bint ran                 # the handler's code has run, if only a little
     cdef bint over                # the handler has ended; coroutines that it began may go on
     cdef bint cancelled           # by us

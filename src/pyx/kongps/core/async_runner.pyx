@@ -15,11 +15,11 @@ from logging import ERROR, WARNING
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from kongps.core.away_runner cimport (
     CALLS, OVER_NOW, RAISED, RETURNED, AwayRunner, Handling, Said,
 )
+from kongps.core.clock cimport monotonic
 from kongps.core.dispatch cimport AWAY, Event, Told
 from kongps.core.function cimport Function
 from kongps.core.thread_locals cimport swap_thread_locals
@@ -43,12 +43,6 @@ LAG = 1.0
 LAST_TURNS = 1.0
 
 cdef str EVENT_OVER = "the event is over; Kong no longer listens"
-
-
-cdef double monotonic() noexcept:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
 
 
 async def awaited(function, *args, **named):
@@ -400,17 +394,7 @@ cdef class AsyncRunner(AwayRunner):
         if task.work is None:
             return 0
         self.works.discard(task)
-        done = task.work[1]
-        task.work = None
-        value, task.value = task.value, None
-        try:
-            if task.said == RETURNED:
-                done(value, None)
-            else:
-                done(None, value)
-        except BaseException as error:
-            report(ERROR, "what was to follow on a coroutine failed", error=error)
-        return 0
+        return self.work_done(task)
 
 
 def nothing():

@@ -27,6 +27,9 @@ cdef class Handling:
     cdef bint asked             # Kong was asked, and a step is to bring the answer
     cdef Outcome outcome
     cdef object value           # of the outcome; or what the handler raised
+    # Instead of an event: a function, what hears of its end, what it is, the plugin's file.
+    cdef tuple work
+    cdef double begun           # when it was given that, or the event; monotonic seconds
 
     cdef object result(self)
 
@@ -44,3 +47,4 @@ cdef class AwayRunner(Runner):
     cdef int hear(self, Handling handling) except -1
     cdef int answer(self, Handling handling) except -1
     cdef int ended(self, Handling handling) except -1
+    cdef int work_done(self, Handling handling) except -1

@@ -151,3 +151,17 @@ cdef class AwayRunner(Runner):
     cdef int ended(self, Handling handling) except -1:
         """The handler has ended, and its event knows."""
         return 0
+
+    cdef int work_done(self, Handling handling) except -1:
+        """What ran was no event's handler: tells who waits for its end."""
+        cdef object done = handling.work[1]
+        value, handling.value = handling.value, None
+        what, handling.work = handling.work[2], None
+        try:
+            if handling.said == RETURNED:
+                done(value, None)
+            else:
+                done(None, value)
+        except BaseException as error:
+            report(ERROR, "what follows on %s has failed", what, error=error)
+        return 0

@@ -223,7 +223,7 @@ cdef class Connection(Stream):
         try:
             while more and self.fd >= 0 and buffer_size(self.outbox) <= MOST_UNSENT:
                 more = self.session.carry_out(MOST_UNSENT)
-                self.note_held()
+                self.full = self.session.full()
                 self.flush()
         except ProtocolError as error:
             return self.refuse(error)
@@ -238,11 +238,6 @@ cdef class Connection(Stream):
 
     cdef bint busy(self) except -1:
         return self.session.busy() or Stream.busy(self)
-
-    cdef int note_held(self) except -1:
-        """No more is read while too many calls are unanswered."""
-        self.full = self.session.full()
-        return 0
 
     cdef int refuse(self, object error) except -1:
         report(WARNING, "closing a connection: %s", error)
@@ -275,7 +270,7 @@ cdef class ConnectionOutlet(Outlet):
         cdef Connection connection = self.connection
         cdef bint left = buffer_size(&connection.session.protocol.inbox) > 0
         if not left:
-            connection.note_held()
+            connection.full = connection.session.full()
         connection.flush()
         if (
             left

@@ -156,6 +156,7 @@ cdef class Dispatcher:
 
     cdef int handle(self, Call call, Protocol protocol) except -1
     cdef int connection_lost(self, Protocol protocol) except -1
+    cdef int drop(self, Event event) except -1
     cdef int handle_event(self, Call call, Protocol protocol) except -1
     cdef object missing(self, int64_t id)
     cdef int fail_lost_event(self, Call call, Protocol protocol) except -1

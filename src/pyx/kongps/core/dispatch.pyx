@@ -13,11 +13,10 @@ from logging import ERROR, INFO, WARNING
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
-from posix.time cimport clock_gettime, timespec
-from posix.types cimport clockid_t
 
+from kongps.core.clock cimport coarse_monotonic as monotonic
 from kongps.core.function cimport Function, find_function
-from kongps.core.phases cimport phase_name
+from kongps.core.phases cimport NO_PHASE, phase_name
 from kongps.core.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Call, Protocol
 
 from kongps.core.body_file import BodyFile
@@ -26,16 +25,12 @@ from kongps.core.phases import PHASE_NAMES
 from kongps.core.report import report, told_of
 from kongps.errors import KongpsError, PDKError
 
-cdef extern from "<time.h>" nogil:
-    clockid_t CLOCK_MONOTONIC_COARSE
-
 cdef enum:
     FIRST_EVENTS = 64   # places of the event table at first; it doubles when half of it is taken
     # Most events under way, unless told otherwise; each holds about 7 KB. Kong has at most one for
     # each connection that its nginx workers serve (worker_connections, 16384 each by default).
     MAX_EVENTS = 65536
     NO_EVENT = -1       # holds a connection for a command
-    EVERYWHERE = -1     # a phase that is not known
 
 # Seconds, below the 60 that Kong waits for an answer.
 HANDLER_TIMEOUT = 50.0
@@ -61,13 +56,6 @@ class HandlerExit(BaseException):
 
     It derives from BaseException, so that a handler's ``except Exception`` does not hold it up.
     """
-
-
-cdef double monotonic() noexcept:
-    """Seconds of a clock that never goes back; to the tick, a few ms, which costs little."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
-    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
 
 
 cdef class Instance:
@@ -362,7 +350,7 @@ cdef class Event:
 cdef int fail_dead_event(Protocol protocol, int64_t sequence, int64_t event, int phase,
                          bint let_through) except -1:
     """Answers a call of an event that is lost, as for a handler that has failed."""
-    if phase != EVERYWHERE and not EXIT.phase_bits & (1 << phase):
+    if phase != NO_PHASE and not EXIT.phase_bits & (1 << phase):
         return protocol.answer_failure(sequence, event, "the event is not here any more")
     if let_through:
         return protocol.answer_return(sequence, event)
@@ -584,10 +572,13 @@ cdef class Dispatcher:
         if protocol.event:
             event = self.find_event(protocol.event)
             if event is not None and (event.state == WAITING or event.state == AWAY):
-                self.forget_event(event)
-                if not event.ended:
-                    event.runner.abandon(event)
+                self.drop(event)
         return 0
+
+    cdef int drop(self, Event event) except -1:
+        """Ends an event that is WAITING or AWAY, and its handler."""
+        self.forget_event(event)
+        return 0 if event.ended else event.runner.abandon(event)
 
     def _abandon(self, double before, str reason):
         cdef uint64_t place
@@ -602,9 +593,7 @@ cdef class Dispatcher:
             report(INFO, "%s is ended: %s", event.describe(), reason)
             if event.state == AWAY or event.protocol.event == event.id:
                 event.protocol.give_up(event.sequence)  # out of step with Kong from now on
-            self.forget_event(event)
-            if not event.ended:
-                event.runner.abandon(event)
+            self.drop(event)
             event.protocol.send()
         return len(idle)
 
@@ -615,9 +604,7 @@ cdef class Dispatcher:
         """
         cdef Event event = self.find_event(id)
         if event is not None and (event.state == WAITING or event.state == AWAY):
-            self.forget_event(event)
-            if not event.ended:
-                event.runner.abandon(event)
+            self.drop(event)
 
     def end_late_handlers(self):
         """Fails the events whose handlers are AWAY for more than ``handler_timeout`` seconds.
@@ -707,7 +694,7 @@ cdef class Dispatcher:
 
         To an error, Kong would let the request through.
         """
-        cdef int phase = EVERYWHERE
+        cdef int phase = NO_PHASE
         if self.worker_part >= 0:
             phase = event_phase(call.target)
         report(WARNING, "event %d is not here any more: its request fails", call.target)

@@ -13,12 +13,12 @@ from logging import ERROR
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as close_fd
 from posix.unistd cimport read as read_fd
 from posix.unistd cimport write as write_fd
 
 from kongps.core.buffer cimport Buffer, buffer_consume, buffer_size
+from kongps.core.clock cimport monotonic
 from kongps.core.turn cimport Turn
 
 from kongps.core.report import report
@@ -73,12 +73,6 @@ ACCEPT_PAUSE = 0.1
 ACCEPT_LOG_INTERVAL = 10.0
 
 
-cdef double monotonic() noexcept:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
-
-
 cdef class Watched:
     """A file descriptor in the loop; the base of streams, listeners and the waker."""
 
@@ -131,6 +125,16 @@ cdef class Watched:
         self.loop.closed_now.append(self)  # first: it may hold the only reference
         self.loop.watched.discard(self)
         return 0
+
+
+cdef int take_turn(Watched one, unsigned int events) except -1:
+    """Has a file descriptor see to what the loop found on it; its errors are its own."""
+    if one.fd < 0:
+        return 0  # closed by what was found on another just before
+    try:
+        return one.ready(events)
+    except BaseException as error:
+        return one.failed(error)
 
 
 cdef class Stream(Watched):
@@ -530,12 +534,7 @@ cdef class Loop:
                     if events[index].data.ptr == NULL:
                         continue  # it was that
                 one = <Watched>events[index].data.ptr
-                if one.fd < 0:
-                    continue  # closed by an event before this one
-                try:
-                    one.ready(events[index].events)
-                except BaseException as error:
-                    one.failed(error)
+                take_turn(one, events[index].events)
             one = None
             if self.timers:
                 self.run_timers()
@@ -567,12 +566,7 @@ cdef class Loop:
         cdef Watched one
         for index in range(epoll_wait(self.urgent_fd, events, URGENT_AT_ONCE, 0)):
             one = <Watched>events[index].data.ptr
-            if one.fd < 0:
-                continue
-            try:
-                one.ready(events[index].events)
-            except BaseException as error:
-                one.failed(error)
+            take_turn(one, events[index].events)
         return 0
 
     cdef int timeout(self) except -2:

@@ -11,11 +11,9 @@ cdef class HandlerThread(Handling):
     """A thread of the pool, with the handler that it runs."""
     cdef ThreadRunner runner
     cdef PyThread_type_lock wake
-    cdef object work              # instead of an event: a function and what hears of its end
     cdef object thread            # threading.Thread
     cdef bint given_up
     cdef bint saying             # it says something, and is not answered yet
-    cdef double begun             # when it was given what it has, monotonic seconds
     cdef double since             # when its handler last got an answer, monotonic seconds
     cdef double longest           # seconds that its handler took between two PDK calls
 

@@ -17,9 +17,9 @@ from cpython.pythread cimport (
     PyThread_get_thread_ident, PyThread_release_lock,
 )
 from cpython.ref cimport Py_XDECREF
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from kongps.core.away_runner cimport CALLS, RAISED, RETURNED, AwayRunner, Handling, Said
+from kongps.core.clock cimport monotonic
 from kongps.core.dispatch cimport AWAY, OVER, Event, Runner, Told
 from kongps.core.function cimport Function
 from kongps.core.phases cimport phase_name
@@ -42,12 +42,6 @@ cdef extern from *:
     }
     """
     void share_arenas "kongps_share_arenas" () noexcept
-
-cdef double monotonic() noexcept:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
-
 
 cdef enum:
     MOST_THREADS = 64   # that may have work, unless told otherwise
@@ -330,18 +324,8 @@ cdef class ThreadRunner(AwayRunner):
 
     cdef int ended(self, Handling handling) except -1:
         cdef HandlerThread thread = <HandlerThread>handling
-        cdef object done
         if thread.work is not None:
-            done = thread.work[1]
-            thread.work = None
-            value, thread.value = thread.value, None
-            try:
-                if thread.said == RETURNED:
-                    done(value, None)
-                else:
-                    done(None, value)
-            except BaseException as error:
-                report(ERROR, "what was to follow on work in a thread failed", error=error)
+            self.work_done(thread)
         if thread.given_up:
             thread.given_up = False
             self.stuck -= 1

@@ -19,10 +19,11 @@ from cpython.pythread cimport (
 )
 from libc.stdint cimport uint64_t
 from libc.string cimport strlen
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
+from posix.time cimport nanosleep, timespec
 from posix.unistd cimport _exit
 from posix.unistd cimport write as write_fd
 
+from kongps.core.clock cimport monotonic
 from kongps.core.dispatch cimport Event
 from kongps.core.phases cimport phase_name
 
@@ -59,12 +60,6 @@ cdef const char* LAST_WORDS_OF_LOOP = (
     b"thread keeps Python's lock, or one that the server waits for; ending the process, to be "
     b"started again\n"
 )
-
-
-cdef double monotonic() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
 
 
 cdef class Visits:
