@@ -181,6 +181,23 @@ def test_a_start_that_hangs_fails_the_events(
         assert is_quiet(server)
 
 
+@pytest.mark.parametrize("mode", ["thread", "async, with a plain start"])
+def test_what_starts_after_its_time_is_closed(plugins: Path, short_path: Path, mode: str) -> None:
+    write(plugins, "hooks", hooks(mode))
+    path = short_path / "notes"
+    with serving(plugins, short_path / "k.sock", "--handler-timeout", "0.5") as server:
+        client = Client(server)
+        instance = client.start("hooks", config(path, takes=1.5))
+        assert failed(client.event(instance))
+        server.wait_for(lambda: len(notes(path)) == 3)
+        assert [note.split()[0] for note in notes(path)] == ["start", "start", "close"]
+        assert failed(client.event(instance)), "it stays failed"
+        client.close_instance(instance)
+        server.process.terminate()
+        assert server.end() == 0
+        assert len(notes(path)) == 3, "closed once"
+
+
 @pytest.mark.parametrize("mode", ["thread", "async"])
 def test_an_instance_that_is_closed_while_it_starts(
     plugins: Path, short_path: Path, mode: str

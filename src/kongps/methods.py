@@ -218,10 +218,12 @@ class Methods:
                 self._close(instance)
 
         def done(_: Any, raised: BaseException | None) -> None:
-            if raised is None:
-                end(None)
-            else:
+            if raised is not None:
                 end(f"its start() raised {type(raised).__name__}", raised)
+            elif ended:  # too late: what it has opened is of no use any more
+                self._call_close(instance)
+            else:
+                end(None)
 
         instance.hold_events()
         timeout = self.dispatcher.handler_timeout
@@ -308,11 +310,16 @@ class Methods:
 
     def _close(self, instance: Instance) -> None:
         """Calls the plugin's ``close``, if its object has one and has started."""
-        if instance.close is None or instance.failure is not None:
+        if instance.failure is not None:
             return
-        if not instance.has_started:
+        if instance.has_started:
+            self._call_close(instance)
+        elif instance.close is not None:
             self._close_when_started.add(instance)
             self.closing += 1
+
+    def _call_close(self, instance: Instance) -> None:
+        if instance.close is None:
             return
 
         def done(_: Any, raised: BaseException | None) -> None:
