@@ -800,6 +800,37 @@ def test_a_server_takes_a_socket_away_only_once(site: Site) -> None:
 
 
 @both
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_nobody_who_connects_during_a_restart_finds_no_server(
+    site: Site, protocol: str, workers: tuple[str, ...]
+) -> None:
+    old = site.start(*workers)
+    pooled = Half(site.path, protocol)  # what tells the server that Kong is there
+    begun, go = site.directory / "begun", site.directory / "go"
+    (site.plugins / "slow.py").write_text(
+        f"import pathlib, time\n"
+        f"pathlib.Path({str(begun)!r}).touch()\n"
+        f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.005)\n"
+        f"{PLUGIN.format(name='slow')}"
+    )
+    new = site.begin(*workers)
+    site.wait_for(begun.exists)
+    old.terminate()
+    for number in range(5):
+        Half(site.path, protocol, "steady", f"c{number}").run()
+    go.touch()
+    server = old.pid
+    while server != new.pid:
+        with contextlib.closing(Socket(site.path)) as wire:
+            # The old one may close what it had taken, when the new one has come.
+            with contextlib.suppress(ConnectionError):
+                server = wire.call("GetStatus", 0)["Pid"]
+    pooled.run_until_closed()
+    assert old.wait(20) == 0
+    assert site.unwanted() == []
+
+
+@both
 def test_a_server_that_takes_long_to_import_its_plugins(site: Site, protocol: str) -> None:
     """Until it listens, the one before it serves those who are connected."""
     old = site.start()
@@ -812,7 +843,7 @@ def test_a_server_that_takes_long_to_import_its_plugins(site: Site, protocol: st
     old.terminate()
     new = site.begin()
     with fifo.open("w"):  # it is in the middle of its import now
-        assert not site.path.exists()
+        site.wait_for(lambda: not site.path.exists())
         with pytest.raises(OSError, match="No such file"):
             Half(site.path, protocol)
         pooled.run()

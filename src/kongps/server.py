@@ -35,6 +35,10 @@ logger = logging.getLogger("kongps")
 # Longest path of a unix socket on Linux: sun_path has 108 bytes with the one that ends it.
 LONGEST_SOCKET_PATH = 107
 
+# The permission by which a server that is to stop says that its socket may be replaced: the sticky
+# bit, which means nothing on a socket.
+OFFERED = stat.S_ISVTX
+
 # Seconds between looks at what changes slowly: events that Kong gave up, a parent that is gone.
 WATCH_INTERVAL = 1.0
 
@@ -50,6 +54,11 @@ HAND_OVER_TIME = 3.0
 
 # Seconds between looks at whether it has.
 HAND_OVER_INTERVAL = 0.02
+
+# Seconds that a server goes on after a signal to stop, while Kong has connections open and no new
+# server listens. One that is started at the same time listens after a third of that (Python, the
+# core, a plugin), and what is restarted the other way round waits for the old one to end.
+SUCCESSOR_TIME = 1.0
 
 # Seconds that a process gets to end, beyond the shutdown timeout, after it was told to by a signal:
 # a handler that never returns, or a thread of a plugin, must not keep it.
@@ -92,8 +101,9 @@ def open_socket(
 ) -> socket.socket:
     """Opens the listening socket; whoever sees its path can connect to it at once.
 
-    A socket left by a server that is dead is replaced. The new one is bound under another name
-    and renamed, so that no moment passes with wrong permissions or with nobody listening.
+    A socket left by a server that is dead, or offered by one that is to stop, is replaced. The new
+    one is bound under another name and renamed, so that no moment passes with wrong permissions or
+    with nobody listening.
 
     :param path: where to put it.
     :param mode: its permissions.
@@ -132,7 +142,7 @@ def _listen(path: str, fresh: str, mode: int, backlog: int) -> socket.socket:
     try:
         _remove(fresh)
         listening.bind(fresh)
-        os.chmod(fresh, mode)
+        os.chmod(fresh, mode & ~OFFERED)
         listening.listen(backlog)
         os.rename(fresh, path)
     except OSError as error:
@@ -158,7 +168,7 @@ def _locked(directory: str) -> Iterator[None]:
 
 
 def _is_taken(path: str) -> bool:
-    """Whether a live server listens on a path.
+    """Whether a live server listens on a path, and means to go on.
 
     :raises ServerError: when no socket can be put there.
     """
@@ -172,6 +182,8 @@ def _is_taken(path: str) -> bool:
         raise ServerError(
             f"{path} exists and is no socket; remove it or give another path with --socket"
         )
+    if kind & OFFERED:
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -217,6 +229,7 @@ class SocketFiles:
     def __init__(self) -> None:
         self._made: dict[str, tuple[int, int]] = {}  # path: device and inode
         self._lost = False
+        self._offered = False
 
     @property
     def paths(self) -> list[str]:
@@ -232,15 +245,10 @@ class SocketFiles:
 
     def look_after(self) -> None:
         """Says so, once, when one was removed or replaced."""
-        if self._lost:
+        if self._lost or self._offered:
             return
-        for path, ours in list(self._made.items()):
-            try:
-                there = os.stat(path)
-                lost = (there.st_dev, there.st_ino) != ours
-            except OSError:
-                lost = True
-            if lost and path in self._made:  # it is not there after a signal to stop
+        for path in self._made:
+            if not self._is_ours(path):
                 self._lost = True
                 logger.error(
                     "the socket %s was removed or replaced: Kong cannot connect to this server "
@@ -249,17 +257,64 @@ class SocketFiles:
                 )
                 return
 
+    def offer(self) -> None:
+        """Lets a new server put its own in their places; until it does, these go on."""
+        self._offered = True
+        for path in reversed(self._made):  # who takes the first one tries the other at once
+            with contextlib.suppress(OSError):
+                if self._is_ours(path):
+                    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | OFFERED)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a new server's is in the place of the first one, or nothing is."""
+        return not self._made or not self._is_ours(next(iter(self._made)))
+
     def remove(self) -> None:
         """Removes them, once, the first one last.
 
-        To be done while they still listen: as long as they do, no other server puts its own there.
+        To be done while they still listen: until they are closed, no other file has their numbers.
         """
         while self._made:
-            path, ours = self._made.popitem()
-            with contextlib.suppress(OSError):
-                there = os.stat(path)
-                if (there.st_dev, there.st_ino) == ours:
+            path = next(reversed(self._made))
+            with contextlib.suppress(OSError, ServerError), _locked(os.path.dirname(path) or "."):
+                if self._is_ours(path):
                     os.unlink(path)
+            del self._made[path]
+
+    def _is_ours(self, path: str) -> bool:
+        try:
+            there = os.stat(path)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == self._made[path]
+
+
+def serve_on(
+    loop: Loop,
+    sockets: SocketFiles,
+    connections: Callable[[], int],
+    seconds: float,
+    stop: Callable[[], None],
+) -> None:
+    """Stops when a new server listens, Kong has left, or time is over: nobody is to find no server.
+
+    :param sockets: those that are offered.
+    :param connections: how many Kong has open.
+    :param seconds: longest time to go on.
+    :param stop: called then.
+    """
+    until = time.monotonic() + seconds
+
+    def look() -> None:
+        if connections() and not sockets.replaced and time.monotonic() < until:
+            loop.call_later(DRAIN_INTERVAL, look)
+        else:
+            stop()
+
+    if connections() and seconds:
+        logger.info("told to stop: until a new server listens, or %g s, it goes on", seconds)
+    look()
 
 
 class Server:
@@ -320,6 +375,7 @@ class Server:
             call_later=self.loop.call_later,
         )
         self._sockets = SocketFiles()
+        self._signalled_at: float | None = None
         self._stop_at: float | None = None
         self._signals = 0
 
@@ -388,10 +444,24 @@ class Server:
 
     def _signalled(self) -> None:
         """Stops, and sees to it that the process ends when plugin code holds up the loop."""
-        self._sockets.remove()  # now, not when the loop has its turn: a new server may wait
+        self._sockets.offer()  # now, not when the loop has its turn: a new server may wait
         self._end_if_held_up(self.settings.shutdown_timeout if not self._signals else 0.0)
         self._signals += 1
-        self.stop()
+        self.loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        """Serves on while a new server may be about to listen, then stops."""
+        if self._signalled_at is not None:  # told again
+            self._stop_once()
+            self._begin_stop()
+            return
+        self._signalled_at = time.monotonic()
+        seconds = min(SUCCESSOR_TIME, self.settings.shutdown_timeout / 2)
+        serve_on(self.loop, self._sockets, lambda: self.loop.streams, seconds, self._stop_once)
+
+    def _stop_once(self) -> None:
+        if self._stop_at is None:
+            self._begin_stop()
 
     def _end_if_held_up(self, patience: float) -> None:
         """Ends the process, though plugin code holds it up.
@@ -446,7 +516,8 @@ class Server:
             logger.warning("told to stop again: not waiting for running events")
             self.loop.stop()
             return
-        self._stop_at = time.monotonic() + self.settings.shutdown_timeout
+        began = self._signalled_at or time.monotonic()
+        self._stop_at = began + self.settings.shutdown_timeout
         logger.info("stopping; %d events are running", self.dispatcher.live_events)
         self._sockets.remove()
         self.loop.close_listeners()

@@ -26,8 +26,10 @@ from kongps.server import (
     HAND_OVER_TIME,
     NUMBERS,
     STOP_GRACE,
+    SUCCESSOR_TIME,
     WATCH_INTERVAL,
     SocketFiles,
+    serve_on,
 )
 from kongps.worker import Assignment, add_up, work
 
@@ -105,6 +107,7 @@ class Supervisor:
         self._names: list[str] = []
         self._failure: str | None = None
         self._stop_at: float | None = None
+        self._handing_over = False
         self._opened = False
         self._finished = False
         self._watcher: Channel | None = None
@@ -150,8 +153,8 @@ class Supervisor:
     def _take_signals(self) -> Callable[[], None]:
         self._pid = os.getpid()
         calls: dict[int, Callable[[], None]] = {
-            signal.SIGTERM: self._begin_stop,
-            signal.SIGINT: self._begin_stop,
+            signal.SIGTERM: self._hand_over,
+            signal.SIGINT: self._hand_over,
             signal.SIGHUP: self.reload,
             signal.SIGUSR1: self._tell_numbers,
             signal.SIGCHLD: self._reap,
@@ -433,7 +436,7 @@ class Supervisor:
 
     def reload(self) -> None:
         """Loads the plugins anew, in new workers; the old ones go when the new ones serve."""
-        if self._stop_at is not None or not self.sockets.paths:
+        if self._handing_over or self._stop_at is not None or not self.sockets.paths:
             return
         if self.plugins is not None:
             logger.warning("the plugin of a program that serves itself is not loaded anew")
@@ -486,7 +489,7 @@ class Supervisor:
         """A worker was told to end by a signal: another one takes its place."""
         if self._stop_at is not None:
             tell(hand, "stop")
-        elif not hand.leaving:
+        elif not hand.leaving and not self._handing_over:
             hand.leaving = True
             self.board.close(hand.line)
             tell(hand, "retire")
@@ -499,6 +502,21 @@ class Supervisor:
         self.sockets.look_after()
         if self.settings.parent_watch and os.getppid() != self._parent:
             logger.info("the process that started this server is gone")
+            self._begin_stop()
+
+    def _hand_over(self) -> None:
+        """Serves on while a new server may be about to listen, then stops."""
+        if self._handing_over:  # told again
+            self._stop_once()
+            self._begin_stop()
+            return
+        self._handing_over = True
+        self.sockets.offer()
+        seconds = min(SUCCESSOR_TIME, self.settings.shutdown_timeout / 2)
+        serve_on(self.loop, self.sockets, lambda: self.board.connections, seconds, self._stop_once)
+
+    def _stop_once(self) -> None:
+        if self._stop_at is None:
             self._begin_stop()
 
     def _begin_stop(self) -> None:

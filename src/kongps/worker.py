@@ -20,6 +20,7 @@ from kongps.errors import KongpsError, ServerError
 from kongps.server import (
     DRAIN_INTERVAL,
     NUMBERS,
+    SUCCESSOR_TIME,
     TRIM_INTERVAL,
     WATCH_INTERVAL,
     Server,
@@ -154,7 +155,7 @@ class Worker(Server):
         self._signals += 1
         if self._signals > 1:
             return
-        self._end_if_held_up(self.settings.shutdown_timeout)
+        self._end_if_held_up(self.settings.shutdown_timeout + SUCCESSOR_TIME)
         self.loop.call_soon_threadsafe(lambda: self._tell("signalled"))
 
     def _hung_up(self) -> None:
