@@ -110,6 +110,21 @@ def test_arguments_of_any_type_are_checked_or_sent_as_ever(dispatcher: Dispatche
     assert seen == ["example.test", "again.test"]
 
 
+def test_of_nginx_variables_only_the_requests_id_is_kept(dispatcher: Dispatcher) -> None:
+    seen: list[Any] = []
+
+    def handler(kong: Any) -> None:
+        for name in ("request_id", "uri", "request_id", "uri", bytearray(b"uri")):
+            seen.append(kong.nginx.get_var(name))
+
+    wire = dispatcher_with(dispatcher, handler)
+    answer = wire.event(1)
+    for value in ("an-id", "/a", "/b", "/c"):
+        answer = wire.step(answer, value)
+    assert answer["Data"] == "ret"
+    assert seen == ["an-id", "/a", "an-id", "/b", "/c"]
+
+
 def test_the_table_names_functions_that_are_there() -> None:
     functions = registered()
     for name, changed_by in ASKED_ONCE.items():

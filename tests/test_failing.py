@@ -72,6 +72,42 @@ def test_kong_logs_the_traceback_before_the_request_ends() -> None:
     assert served.live_events == 0
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda kong: kong.nginx.get_var("request_id"),
+        lambda kong: kong.nginx.get_var("kong_request_id"),
+        lambda kong: kong.request.get_header("X-Request-ID"),
+        lambda kong: kong.request.get_header("kong-request-id"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("0123456789abcdef0123456789abcdef", True),
+        ("a line\n[error] of its own", False),
+        ("x" * 1000, False),
+        ("\x1b[31m", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_logs_name_the_request_when_the_handler_has_asked_for_its_id(
+    ask: Callable[[Any], Any], value: str | None, shown: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(kong: Any) -> None:
+        ask(kong)
+        kong.request.get_header("host")
+        raise ValueError("oh no")
+
+    wire = dispatcher_with(dispatcher(), handler)
+    answer = wire.step(wire.step(wire.event(1), value), "x-request-id.test")
+    assert answer["Data"]["Method"] == "kong.log.err"
+    for text in (answer["Data"]["Args"][0], caplog.text):
+        assert (f", request {value} raised ValueError" in text) == shown
+        assert ", request " in text if shown else ", request " not in text
+
+
 def test_kong_logs_the_traceback_and_ends_the_request_in_one_write_over_protobuf() -> None:
     served = dispatcher()
     wire = protobuf_with(served, raising)

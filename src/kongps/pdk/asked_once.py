@@ -44,6 +44,7 @@ ASKED_ONCE: dict[str, tuple[str, ...]] = {
     "kong.request.get_start_time": (),
     "kong.nginx.req_start_time": (),
     "kong.nginx.get_subsystem": (),
+    "kong.nginx.get_var": (),
     "kong.plugin.get_id": (),
     # The service has answered; setters write what goes to the client, in the same place.
     "kong.service.response.get_status": (),
@@ -52,4 +53,9 @@ ASKED_ONCE: dict[str, tuple[str, ...]] = {
     "kong.cluster.get_id": (),
     "kong.node.get_id": (),
     "kong.node.get_hostname": (),
+}
+
+# For these arguments only: other variables of nginx change.
+ONLY: dict[str, tuple[tuple[str, ...], ...]] = {
+    "kong.nginx.get_var": (("request_id",), ("kong_request_id",)),
 }

@@ -15,7 +15,7 @@ raises :class:`kongps.PDKError` with that sentence.
 from __future__ import annotations
 
 from kongps.core.function import Function, ask_once, register
-from kongps.pdk.asked_once import ASKED_ONCE
+from kongps.pdk.asked_once import ASKED_ONCE, ONLY
 
 __all__ = ["FUNCTIONS"]
 
@@ -429,4 +429,4 @@ FUNCTIONS = (
 )
 
 register(FUNCTIONS)
-ask_once(ASKED_ONCE)
+ask_once(ASKED_ONCE, ONLY)

@@ -88,6 +88,7 @@ cdef class Event:
     cdef bint too_late(self) except -1
     cdef object make_pdk(self)
     cdef object describe(self)
+    cdef object find_request_id(self)
 
 
 cdef class Runner:

@@ -30,7 +30,13 @@ cdef enum:
     # Most events under way, unless told otherwise; each holds about 7 KB. Kong has at most one for
     # each connection that its nginx workers serve (worker_connections, 16384 each by default).
     MAX_EVENTS = 65536
+    LONGEST_REQUEST_ID = 128    # characters; a UUID has 36
     NO_EVENT = -1       # holds a connection for a command
+
+# Headers of a request that have its id, by Kong's correlation-id plugin or something before Kong.
+cdef frozenset REQUEST_ID_HEADERS = frozenset({
+    "kong-request-id", "x-kong-request-id", "x-request-id", "x-correlation-id",
+})
 
 # Seconds, below the 60 that Kong waits for an answer.
 HANDLER_TIMEOUT = 50.0
@@ -220,6 +226,8 @@ cdef class Event:
         cdef Told told
         if value is not None and not isinstance(value, str) and not isinstance(value, (int, float)):
             return 0
+        if function.lasting is not None and args not in function.lasting:
+            return 0
         told = Told.__new__(Told)
         told.function = function
         told.args = args
@@ -341,10 +349,33 @@ cdef class Event:
             return False
 
     cdef object describe(self):
-        return (
+        cdef object request = self.find_request_id()
+        cdef str text = (
             f"plugin {self.instance.plugin.name}, {phase_name(self.phase)} handler, "
             f"instance {self.instance.id}, event {self.id}"
         )
+        return f"{text}, request {request}" if request else text
+
+    cdef object find_request_id(self):
+        """The request's id, if the handler has asked for it; else None."""
+        cdef Told told = self.told
+        while told is not None:
+            if is_request_id(told.value) and (
+                told.function.name == "kong.nginx.get_var"
+                or told.function.name == "kong.request.get_header"
+                and str(told.args[0]).lower() in REQUEST_ID_HEADERS
+            ):
+                return told.value
+            told = told.next
+        return None
+
+
+cdef bint is_request_id(object value) except -1:
+    """Whether text may stand in a log as a request's id: a header has what its client sends."""
+    return (
+        isinstance(value, str) and 0 < len(value) <= LONGEST_REQUEST_ID
+        and value.isascii() and value.isprintable() and " " not in value
+    )
 
 
 cdef int fail_dead_event(Protocol protocol, int64_t sequence, int64_t event, int phase,

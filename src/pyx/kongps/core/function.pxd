@@ -25,6 +25,7 @@ cdef class Function:
     cdef bint checked             # False for a name that is not in the table
     cdef bint asked_once          # its answer cannot change within an event,
     cdef uint64_t changed_by      # except by a call of one of these setters, a bit each
+    cdef tuple lasting            # the arguments for which that is so; None for any
     cdef uint64_t setter          # the bit of this one, if it is such a setter
     # What the protocols made of it for themselves, at its first call.
     cdef bytes msgpack_head

@@ -154,17 +154,20 @@ def register(functions):
         TABLE_OF_FUNCTIONS[(<Function>function).name] = function
 
 
-def ask_once(answers):
+def ask_once(answers, only):
     """Says which functions need not be asked twice within an event.
 
     :param answers: by the function's name, the names of the functions that can change its answer;
         64 different ones at most.
+    :param only: by the function's name, the arguments, tuples, for which that is so; for those of
+        `answers` that are not here it is for any.
     """
     cdef Function function, setter
     cdef list setters = []
     for name, changed_by in answers.items():
         function = <Function?>TABLE_OF_FUNCTIONS[name]
         function.asked_once = True
+        function.lasting = tuple(only[name]) if name in only else None
         for setter_name in changed_by:
             setter = <Function?>TABLE_OF_FUNCTIONS[setter_name]
             if setter not in setters:
