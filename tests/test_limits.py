@@ -115,6 +115,32 @@ def test_unfinished_messages_are_bounded_over_all_connections(
             small.receive()
 
 
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
+@pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+def test_a_message_beyond_the_limit_closes_its_connection(
+    plugins: Path, short_path: Path, protocol: str, workers: tuple[str, ...]
+) -> None:
+    def config(size: int) -> str:
+        return '{"message": "' + "x" * size + '"}'
+
+    words = ("--max-message", "10000", *workers)
+    with serving(plugins, short_path / "k.sock", *words) as server:
+        connect: Any = server.connect if protocol == "msgpack" else server.connect_protobuf
+        small, large = connect(), connect()
+        assert small.start("hello", config(9000))
+        with pytest.raises(ConnectionError):
+            large.start("hello", config(11000))
+        assert "(--max-message)" in server.text()
+        assert small.start("hello", config(9000))
+
+
+def test_the_longest_message_that_is_taken_is_of_a_size_that_makes_sense() -> None:
+    for text in ("4095", "4294967296", "-1", "64M"):
+        refused = run("serve", "--max-message", text)
+        assert refused.returncode == 2
+        assert b"is not a whole number, 4096 to 4294967295" in refused.stderr
+
+
 def test_instances_beyond_the_limit_take_the_place_of_idle_ones(
     plugins: Path, short_path: Path
 ) -> None:

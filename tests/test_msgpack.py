@@ -191,7 +191,6 @@ def test_nesting_up_to_the_limit_goes_both_ways() -> None:
         (b"\xdd" + struct.pack(">I", LIMITS["collection"] + 1), "entries"),
         (b"\xdf" + struct.pack(">I", LIMITS["collection"] + 1), "entries"),
         (b"\xdb\xff\xff\xff\xff", "bytes"),
-        (b"\xc6" + struct.pack(">I", LIMITS["message_size"]), "bytes"),
         (b"\xc1", "0xc1"),
     ],
 )

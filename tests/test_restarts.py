@@ -821,10 +821,10 @@ def test_nobody_who_connects_during_a_restart_finds_no_server(
     go.touch()
     server = old.pid
     while server != new.pid:
-        with contextlib.closing(Socket(site.path)) as wire:
-            # The old one may close what it had taken, when the new one has come.
-            with contextlib.suppress(ConnectionError):
-                server = wire.call("GetStatus", 0)["Pid"]
+        wire = Socket(site.path)
+        # The old one may close what it had taken, when the new one has come.
+        with contextlib.suppress(ConnectionError), contextlib.closing(wire):
+            server = wire.call("GetStatus", 0)["Pid"]
     pooled.run_until_closed()
     assert old.wait(20) == 0
     assert site.unwanted() == []

@@ -20,12 +20,15 @@ from kongps.data import Data
 from kongps.errors import KongpsError, PluginError, ServerError, UsageError
 from kongps.settings import (
     HANDLERS,
+    LEAST_MAX_MESSAGE,
     LOG_FORMATS,
     LOG_LEVELS,
+    MOST_MAX_MESSAGE,
     ON_ERROR,
     Settings,
     from_environment,
     parse_count,
+    parse_message_size,
     parse_mode,
     parse_seconds,
     parse_workers,
@@ -282,6 +285,12 @@ def add_serving(parser: TakesFlags, *, socket: bool) -> None:
     option("--max-connections", metavar="N", type=_COUNT, help="most connections; others wait")
     option("--max-events", metavar="N", type=_COUNT, help="most events under way; one more fails")
     option(
+        "--max-message",
+        metavar="BYTES",
+        type=_MESSAGE_SIZE,
+        help="longest message taken; with a longer one its connection is closed",
+    )
+    option(
         "--max-instances",
         metavar="N",
         type=_COUNT,
@@ -354,6 +363,9 @@ def _type(parse: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
 _MODE = _type(parse_mode, "a set of permissions in octal, such as 0660")
 _SECONDS = _type(parse_seconds, "a number of seconds, 0 or more")
 _COUNT = _type(parse_count, "a whole number, 1 or more")
+_MESSAGE_SIZE = _type(
+    parse_message_size, f"a whole number, {LEAST_MAX_MESSAGE} to {MOST_MAX_MESSAGE}"
+)
 _WORKERS = _type(parse_workers, "a number of workers, 1 to 64, or auto")
 
 

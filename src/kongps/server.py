@@ -345,6 +345,7 @@ class Server:
             pipelining=not settings.no_pipelining,
             on_error=settings.on_error,
             max_events=settings.max_events,
+            max_message=settings.max_message,
         )
         errors: dict[str, str] = {}
         if plugins is None:

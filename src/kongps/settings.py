@@ -23,6 +23,13 @@ MAX_EVENTS = 65536
 # Most instances. Each nginx worker starts one for each configuration, and leaves it when it ends.
 MAX_INSTANCES = 65536
 
+# Bytes of the longest message taken from Kong, which has a body in it; nginx itself buffers request
+# bodies of up to 1 MiB by default. Least and most that it may be set to: what every message needs,
+# and what ProtoBuf:1 can say.
+MAX_MESSAGE = 67108864
+LEAST_MAX_MESSAGE = 4096
+MOST_MAX_MESSAGE = 4294967295
+
 # Bytes of messages that have not come whole, of all connections together: four of the largest.
 MAX_UNFINISHED = 268435456
 
@@ -80,6 +87,8 @@ class Settings(Data, frozen=False):
     :ivar max_events: most events under way; one more fails.
     :ivar max_instances: most instances without an event under way; for one more, the one that was
         used least recently is closed.
+    :ivar max_message: bytes of the longest message taken; with a longer one, its connection is
+        closed.
     :ivar max_unfinished: bytes of messages that have not come whole, of all connections together;
         with more, the connection that holds most of them is closed.
     :ivar workers: processes that run handlers; with more than one, or with `reload`, a supervisor
@@ -111,6 +120,7 @@ class Settings(Data, frozen=False):
     max_connections: int = MAX_CONNECTIONS
     max_events: int = MAX_EVENTS
     max_instances: int = MAX_INSTANCES
+    max_message: int = MAX_MESSAGE
     max_unfinished: int = MAX_UNFINISHED
     workers: int = 1
     reload: bool = False
@@ -153,6 +163,17 @@ def parse_count(text: str) -> int:
     return count
 
 
+def parse_message_size(text: str) -> int:
+    """Reads the bytes that a message may have.
+
+    :raises ValueError: when it is no whole number, or none that `max_message` may be.
+    """
+    size = int(text)
+    if not LEAST_MAX_MESSAGE <= size <= MOST_MAX_MESSAGE:
+        raise ValueError(text)
+    return size
+
+
 def parse_workers(text: str) -> int:
     """Reads a number of worker processes; ``auto`` is the number of cores that may be used.
 
@@ -192,6 +213,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "max_connections": parse_count,
     "max_events": parse_count,
     "max_instances": parse_count,
+    "max_message": parse_message_size,
     "max_unfinished": parse_count,
     "workers": parse_workers,
     "reload": parse_switch,

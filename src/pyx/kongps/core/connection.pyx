@@ -160,6 +160,7 @@ cdef class Connection(Stream):
             )
         else:
             protocol = MsgPackRPC()
+        protocol.longest = self.session.dispatcher.max_message
         self.speak(protocol)
         protocol.calls = 1
         self.slot.sequence = slot.sequence

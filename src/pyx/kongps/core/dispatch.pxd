@@ -146,6 +146,7 @@ cdef class Dispatcher:
     cdef dict commands
     cdef object find_missing          # gives an Instance that is not here, or None; or None
     cdef readonly uint64_t max_events
+    cdef readonly size_t max_message
     cdef EventTable events
     cdef int64_t worker_part          # of event ids; -1 where there are no workers
     cdef Runner runner

@@ -17,7 +17,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from kongps.core.clock cimport coarse_monotonic as monotonic
 from kongps.core.function cimport Function, find_function
 from kongps.core.phases cimport NO_PHASE, phase_name
-from kongps.core.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Call, Protocol
+from kongps.core.protocol cimport (
+    COMMAND, HANDLE_EVENT, MAX_MESSAGE, STEP, STEP_ERROR, Call, Protocol,
+)
 
 from kongps.core.body_file import BodyFile
 from kongps.core.msgpack import PackError
@@ -465,14 +467,17 @@ cdef class Dispatcher:
     :param on_error: what becomes of a request whose handler failed, where its plugin does not say:
         ``closed`` ends it with a 500, ``open`` lets it through.
     :param max_events: most events under way; one more fails.
+    :param max_message: bytes of the longest message that connections take; with a longer one, its
+        connection is closed.
     :param handler_timeout: seconds after which an event fails whose handler has not ended; it
         stays below Kong's own 60 s.
     """
 
     def __init__(self, Runner runner not None, double event_timeout=60.0, bint pipelining=True,
                  str on_error not None="closed", uint64_t max_events=MAX_EVENTS,
-                 double handler_timeout=HANDLER_TIMEOUT):
+                 double handler_timeout=HANDLER_TIMEOUT, size_t max_message=MAX_MESSAGE):
         self.runner = runner
+        self.max_message = max_message
         self.handler_timeout = handler_timeout
         self.on_error = on_error
         self.max_events = max_events

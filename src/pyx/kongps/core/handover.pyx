@@ -389,7 +389,7 @@ cdef bytes in_hand(Desk* desk, uint8_t protocol):
     if data[0] == 0x94 and data[1] == 0:
         scanner_reset(&scanner)
         try:
-            if scan(&scanner, data, REPLAYED_SIZE):
+            if scan(&scanner, data, REPLAYED_SIZE, REPLAYED_SIZE):
                 size = scanner.offset
         except UnpackError:
             return b""

@@ -1,7 +1,7 @@
 """MessagePack over C buffers: a scanner that finds and checks messages, a reader, a writer.
 
 Scanning comes first and is the only place that looks at bounds: it walks the bytes of a message
-once, as they arrive, and holds every limit below. The reader trusts a message that was scanned
+once, as they arrive, and holds every limit. The reader trusts a message that was scanned
 whole and checks nothing again.
 """
 
@@ -10,9 +10,6 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from kongps.core.buffer cimport Buffer
 
 cdef enum:
-    # Largest message taken, in bytes. A body passed through the PDK is the only large thing in an
-    # event; nginx itself buffers request bodies of up to 1 MiB by default.
-    MAX_MESSAGE_SIZE = 67108864
     # Deepest nesting of arrays and maps, in both directions. Kong nests a PDK call four deep;
     # the rest is for JSON bodies. It bounds the C stack that reading and writing use.
     MAX_NESTING = 128
@@ -34,7 +31,7 @@ cdef enum Kind:
     NIL, BOOLEAN, INTEGER, FLOAT, TEXT, BINARY, ARRAY, MAP, EXTENSION
 
 cdef void scanner_reset(Scanner* scanner) noexcept
-cdef int scan(Scanner* scanner, const uint8_t* data, size_t size) except -1
+cdef int scan(Scanner* scanner, const uint8_t* data, size_t size, size_t longest) except -1
 
 cdef Kind read_kind(const Reader* reader) noexcept
 cdef object read_value(Reader* reader)

@@ -15,7 +15,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int8_t, int16_t, int32_t, uint16_t
+from libc.stdint cimport SIZE_MAX, int8_t, int16_t, int32_t, uint16_t
 from libc.string cimport memcpy
 
 from kongps.core.buffer cimport Buffer, buffer_append, buffer_free, buffer_reserve, buffer_size
@@ -83,7 +83,7 @@ cdef void scanner_reset(Scanner* scanner) noexcept:
     scanner.depth = 0
 
 
-cdef int scan(Scanner* scanner, const uint8_t* data, size_t size) except -1:
+cdef int scan(Scanner* scanner, const uint8_t* data, size_t size, size_t longest) except -1:
     """Walks on through the message that starts at `data`, of which `size` bytes are there.
 
     Returns 1 when the message is complete (``scanner.offset`` is its length), 0 when more bytes
@@ -156,8 +156,8 @@ cdef int scan(Scanner* scanner, const uint8_t* data, size_t size) except -1:
             children > MAX_COLLECTION and byte != 0xde and byte != 0xdf
         ):
             raise UnpackError(f"an array or map has more than {MAX_COLLECTION} entries")
-        if scanner.offset + head + body > MAX_MESSAGE_SIZE:
-            raise UnpackError(f"a message has more than {MAX_MESSAGE_SIZE} bytes")
+        if scanner.offset + head + body > longest:
+            raise UnpackError(f"a message has more than {longest} bytes (--max-message)")
         if have < head + body:
             return 0
         scanner.offset += head + body
@@ -775,7 +775,7 @@ def unpackb(const uint8_t[::1] data not None):
     cdef Reader reader
     cdef size_t size = <size_t>data.shape[0]
     scanner_reset(&scanner)
-    if size == 0 or scan(&scanner, &data[0], size) == 0:
+    if size == 0 or scan(&scanner, &data[0], size, SIZE_MAX) == 0:
         raise UnpackError("the bytes end inside a value")
     if scanner.offset != size:
         raise UnpackError(f"{size - scanner.offset} bytes follow the value")
@@ -784,7 +784,6 @@ def unpackb(const uint8_t[::1] data not None):
 
 
 LIMITS = {
-    "message_size": MAX_MESSAGE_SIZE,
     "nesting": MAX_NESTING,
     "collection": MAX_COLLECTION,
     "values": MAX_VALUES,

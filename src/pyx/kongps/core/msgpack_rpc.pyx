@@ -11,7 +11,7 @@ an instance id stays good or is refused, and Kong starts the instance anew.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from kongps.core.buffer cimport (
@@ -24,7 +24,7 @@ from kongps.core.msgpack cimport (
 )
 from kongps.core.phases cimport NO_PHASE, phase_number
 from kongps.core.protocol cimport (
-    COMMAND, HANDLE_EVENT, INVALID, STEP, STEP_ERROR, Call, Protocol,
+    COMMAND, HANDLE_EVENT, INVALID, MAX_MESSAGE, STEP, STEP_ERROR, Call, Protocol,
 )
 
 from kongps.core.msgpack import PackError, UnpackError, packb
@@ -49,6 +49,7 @@ cdef class MsgPackRPC(Protocol):
 
     def __cinit__(self):
         self.name = "MsgPack:1"
+        self.longest = MAX_MESSAGE
         self.logs_failures = True
 
     cdef bint next_call(self, Call call) except -1:
@@ -62,7 +63,7 @@ cdef class MsgPackRPC(Protocol):
                 return False
             start = <const uint8_t*>self.inbox.data + self.inbox.begin
             try:
-                if scan(&self.scanner, start, size) == 0:
+                if scan(&self.scanner, start, size, self.longest) == 0:
                     return False
                 reader.at = start
                 is_call = self.read_message(&reader, call)
@@ -285,6 +286,7 @@ cdef class PeerRPC(MsgPackRPC):
 
     def __cinit__(self):
         self.is_peer = True
+        self.longest = SIZE_MAX  # who has sent it on has looked
 
     cdef int give_up(self, int64_t sequence) except -1:
         # An error of false, which no answer has: the connection that it came on is to be closed.

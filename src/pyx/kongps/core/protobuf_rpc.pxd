@@ -12,8 +12,6 @@ cdef enum:
     # large thing in one. Below 0xca0000, so that the length of no such frame starts as a
     # MsgPack:1 request does; `session.pyx` has the proof.
     MAX_CALL_SIZE = 8388608
-    # Largest frame with an answer of Kong: a body.
-    MAX_ANSWER_SIZE = 67108864
     # Bytes of PDK calls that may wait in the outbox before one of them is waited for.
     MAX_PIPELINED = 16384
     ALL_IGNORED = 2147483647   # of a connection that Kong is to close

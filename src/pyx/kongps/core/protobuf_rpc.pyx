@@ -27,7 +27,9 @@ from kongps.core.protobuf cimport (
     EMPTY, LIST_VALUE, PLAIN_MESSAGE, STRUCT, Span, decode, decode_only, encode, encode_args, message_type, read_run,
     read_varint, skip_field, write_varint,
 )
-from kongps.core.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Protocol
+from kongps.core.protocol cimport (
+    COMMAND, HANDLE_EVENT, MAX_MESSAGE, STEP, STEP_ERROR, Protocol,
+)
 
 from kongps.core.msgpack import PackError, UnpackError
 from kongps.core.protobuf_tables import ADAPTED, RPCS, Adapted, AnswerError
@@ -100,16 +102,23 @@ cdef Rpc rpc_of(Function function):
     return rpc
 
 
+cdef object too_long(uint32_t length):
+    return ProtocolError(
+        f"a frame of {length} bytes is larger than any that is taken (--max-message)"
+    )
+
+
 cdef class ProtobufRPC(Protocol):
     """One connection that speaks ProtoBuf:1."""
 
     def __cinit__(self):
         self.name = "ProtoBuf:1"
+        self.longest = MAX_MESSAGE
         self.unanswered = deque()
 
     cdef bint next_call(self, Call call) except -1:
         cdef const uint8_t* data
-        cdef uint32_t length, most
+        cdef uint32_t length
         cdef bint is_call
         if self.out_of_step:
             raise ProtocolError("a frame came before the call that it would answer was asked")
@@ -120,9 +129,8 @@ cdef class ProtobufRPC(Protocol):
                 continue
             data = <const uint8_t*>self.inbox.data + self.inbox.begin
             memcpy(&length, data, 4)
-            most = MAX_ANSWER_SIZE if self.unanswered else MAX_CALL_SIZE
-            if length > most:
-                raise ProtocolError(f"a frame of {length} bytes is larger than any that is taken")
+            if length > self.longest or (length > MAX_CALL_SIZE and not self.unanswered):
+                raise too_long(length)
             if buffer_size(&self.inbox) - 4 < length:
                 return False
             try:
@@ -144,8 +152,8 @@ cdef class ProtobufRPC(Protocol):
             buffer_consume(&self.inbox, buffer_size(&self.inbox))
             return False
         memcpy(&length, self.inbox.data + self.inbox.begin, 4)
-        if length > MAX_ANSWER_SIZE:
-            raise ProtocolError(f"a frame of {length} bytes is larger than any that is taken")
+        if length > self.longest:
+            raise too_long(length)
         if buffer_size(&self.inbox) - 4 < length:
             return False
         buffer_consume(&self.inbox, 4 + <size_t>length)
@@ -264,8 +272,8 @@ cdef class ProtobufRPC(Protocol):
             self.outbox.end += 4
             start = buffer_size(&self.outbox)
             encode_args(&self.outbox, rpc.input, sent)
-            if buffer_size(&self.outbox) - start > MAX_ANSWER_SIZE:
-                raise PackError(f"the arguments have more than {MAX_ANSWER_SIZE} bytes")
+            if buffer_size(&self.outbox) - start > MAX_MESSAGE:
+                raise PackError(f"the arguments have more than {MAX_MESSAGE} bytes")
         except BaseException as error:
             self.outbox.end = self.outbox.begin + written
             if isinstance(error, PackError):

@@ -14,6 +14,10 @@ cdef enum:
     # Calls of one connection that may wait for answers. Kong has one; a peer that sends on without
     # an answer costs memory for each.
     MOST_CALLS = 8
+    # Longest message taken from Kong, in bytes, unless told otherwise. A body passed through the
+    # PDK is the only large thing in an event; nginx itself buffers request bodies of up to 1 MiB
+    # by default.
+    MAX_MESSAGE = 67108864
 
 cdef enum CallKind:
     HANDLE_EVENT   # target: instance id; phase
@@ -48,6 +52,7 @@ cdef class Protocol:
     cdef Buffer outbox
     cdef Outlet outlet            # None without a connection
     cdef readonly str name
+    cdef size_t longest           # bytes of the longest message taken
     cdef readonly bint closing    # to be closed when what is in the outbox has been sent
     cdef bint logs_failures       # Kong logs the text of an `answer_failure`
     cdef int64_t event            # the event that the connection belongs to; 0 for none

@@ -6,7 +6,7 @@ number of the link's own, and its answer likewise on the way back: neither is ta
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
 from kongps.core.buffer cimport buffer_append, buffer_consume, buffer_free, buffer_size
 from kongps.core.connection cimport Connection
@@ -106,7 +106,7 @@ cdef class Relay(Stream):
             while True:
                 held = buffer_size(&self.inbox)
                 if held == 0 or scan(
-                    &self.scanner, <const uint8_t*>self.inbox.data + self.inbox.begin, held
+                    &self.scanner, <const uint8_t*>self.inbox.data + self.inbox.begin, held, SIZE_MAX
                 ) == 0:
                     break
                 self.read_answer(

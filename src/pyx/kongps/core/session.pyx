@@ -62,6 +62,7 @@ cdef class Session:
                 f"it begins with {(<const char*>first)[:OPENING_SIZE].hex()}, as neither "
                 "MsgPack:1 nor ProtoBuf:1 does"
             )
+        self.protocol.longest = self.dispatcher.max_message
         self.protocol.receive(<const char*>first, buffer_size(&self.opening))
         buffer_free(&self.opening)
         return 0
