@@ -120,12 +120,11 @@ def test_no_exception_of_a_handler_gets_out(dispatcher: Dispatcher, error: BaseE
 
 def test_a_handler_that_raises_where_no_exit_is_allowed_is_an_error(dispatcher: Dispatcher) -> None:
     def handler(kong: Any) -> None:
-        raise ValueError("secret")
+        raise ValueError("oh no")
 
     wire = dispatcher_with(dispatcher, handler, phase="log")
-    with pytest.raises(RPCError, match=r"log handler.*raised ValueError") as caught:
+    with pytest.raises(RPCError, match=r"log handler.* raised ValueError: .*ValueError: oh no"):
         wire.event(1, "log")
-    assert "secret" not in str(caught.value)
 
 
 def test_exit_ends_the_handler(dispatcher: Dispatcher) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import textwrap
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from handler_modes import Client, failed, write
 from wire import (
     DirectProtobuf,
     OneHandler,
@@ -20,7 +22,7 @@ from wire import (
 
 from kongps.core.dispatch import Dispatcher, Instance
 from kongps.core.inline_runner import InlineRunner
-from kongps.core.report import LONGEST_TOLD
+from kongps.core.report import LONGEST_TOLD, traceback_of
 from kongps.errors import PluginError
 from kongps.loader import from_object
 
@@ -106,6 +108,134 @@ def test_logs_name_the_request_when_the_handler_has_asked_for_its_id(
     for text in (answer["Data"]["Args"][0], caplog.text):
         assert (f", request {value} raised ValueError" in text) == shown
         assert ", request " in text if shown else ", request " not in text
+
+
+SECRETS = {
+    "a word": "hunter2secret",
+    "a long text": "hunter2" + "x" * 400 + "end",
+    "what is escaped": "hunter2 'secret\" \\ \n é",
+    "in a list": "hunter2secret",
+}
+
+# Each fails with its key in the exception's text, and in that of the exception before it.
+TELLING = {
+    "constructor": """
+        Schema = ({"key": {"type": "string"}},)
+
+        class Plugin:
+            def __init__(self, config):
+                try:
+                    int(config["key"])
+                except ValueError:
+                    raise KeyError(config["key"])
+
+            def access(self, kong): pass
+        """,
+    "start": """
+        class Plugin:
+            key: str = ""
+
+            def start(self):
+                int(self.key)
+
+            def access(self, kong): pass
+        """,
+    "handler": """
+        class Plugin:
+            key: str = ""
+
+            def access(self, kong):
+                int(self.key)
+
+            log = access
+        """,
+    "thread": """
+        class Plugin:
+            blocking = True
+            key: str = ""
+
+            def access(self, kong):
+                raise RuntimeError({"key": [self.key]}) from ValueError(self.key)
+        """,
+    "async": """
+        class Plugin:
+            keys: list[str] = []
+
+            async def access(self, kong):
+                await kong.log.notice("now")
+                {}[self.keys[0]]
+        """,
+    "close": """
+        class Plugin:
+            key: str = ""
+
+            def access(self, kong): raise ValueError("not this")
+
+            def close(self):
+                int(self.key)
+        """,
+}
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+def test_no_log_shows_a_value_of_the_configuration(
+    plugins: Path, short_path: Path, protocol: str, form: str, secret: str
+) -> None:
+    for name, code in TELLING.items():
+        write(plugins, name, code)
+    value = SECRETS[secret]
+    words = ("--log-format", form, "--log-level", "debug")
+    with serving(plugins, short_path / "k.sock", *words) as server:
+        client = Client(server, protocol)
+        told = ""
+        for name in TELLING:
+            config = {"keys": [value]} if name == "async" else {"key": value}
+            instance = client.start(name, json.dumps(config))
+            trail = client.event(instance)
+            assert failed(trail)
+            told += str(trail)
+            if name == "handler":
+                told += told_in_log(client, instance)
+            client.close_instance(instance)
+        server.wait_for(lambda: "close of instance" in server.text())
+        for text in (told, server.text()):
+            assert "hunter2" not in text
+            assert "xxx" not in text
+            assert "***" in text
+        assert server.text().count("***") >= len(TELLING)
+
+
+def told_in_log(client: Client, instance: int) -> str:
+    """What Kong is told when the plugin's log handler fails."""
+    if client.protocol == "protobuf":
+        return str(client.event(instance, phase="log"))
+    with pytest.raises(RPCError) as caught:
+        client.server.connect().event(instance, "log")
+    return str(caught.value)
+
+
+def test_a_traceback_hides_values_in_what_an_exception_says_and_nowhere_else() -> None:
+    config = {"word": "raise", "short": "no", "number": 12345, "deep": [{"a": "deep secret"}]}
+    try:
+        raise ValueError("raise no 12345 deep secret")
+    except ValueError as error:
+        text = traceback_of(error, error.__traceback__, config)
+    assert text.splitlines()[-1] == "ValueError: *** no 12345 ***"
+    assert 'raise ValueError("raise no 12345 deep secret")' in text
+
+
+@pytest.mark.parametrize(("plugin", "end"), [("None", "ret"), ("'closed'", "kong.response.exit")])
+def test_a_lost_event_is_let_through_when_no_plugin_objects(
+    plugins: Path, short_path: Path, plugin: str, end: str
+) -> None:
+    write(plugins, "one", f"class Plugin:\n on_error = {plugin}\n def access(self, kong): pass\n")
+    if plugin == "None":
+        write(plugins, "one", "class Plugin:\n def access(self, kong): pass\n")
+    with serving(plugins, short_path / "k.sock", "--on-error", "open") as server:
+        answer = server.connect().call("Step", {"EventId": 123456, "Data": None})
+        assert answer["Data"] == "ret" if end == "ret" else answer["Data"]["Method"] == end
 
 
 def test_kong_logs_the_traceback_and_ends_the_request_in_one_write_over_protobuf() -> None:

@@ -17,7 +17,7 @@ import textwrap
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
@@ -429,11 +429,49 @@ def test_a_kong_kept_beyond_its_event(gateway: Gateway) -> None:
     assert gateway.asked == []
 
 
-def test_an_event_of_a_phase_that_the_plugin_has_not(gateway: Gateway) -> None:
+def test_an_event_of_a_phase_that_the_plugin_has_not(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
     gateway.add(asks)
-    end = gateway.event("log")
-    assert end.startswith("error: plugin one has no log handler") or end == "returned"
-    assert gateway.event() == "returned"
+    for _ in range(2):
+        end = gateway.event("log")
+        assert end.startswith("error: plugin one has no log handler") or end == "returned"
+        assert gateway.event("rewrite") == "500"
+        assert gateway.event() == "returned"
+    for phase in ("log", "rewrite"):
+        assert caplog.text.count(f"plugin one has no {phase} handler, and Kong runs that") == 1
+
+
+def test_an_event_of_a_phase_that_the_plugin_has_not_may_be_let_through(kind: Any) -> None:
+    gateway = kind(Dispatcher(InlineRunner(), on_error="open"))
+    gateway.add(asks)
+    assert gateway.event("rewrite") == "returned"
+
+
+async def coroutine(kong: Any) -> None:
+    raise ValueError
+
+
+def generator(kong: Any) -> Iterator[None]:
+    yield
+    raise ValueError
+
+
+async def async_generator(kong: Any) -> AsyncIterator[None]:
+    yield
+    raise ValueError
+
+
+@pytest.mark.parametrize("unrun", [coroutine, generator, async_generator])
+@pytest.mark.filterwarnings("error")
+def test_a_handler_that_returns_what_it_has_not_run(
+    gateway: Gateway, unrun: Callable[[Any], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.add(lambda kong: unrun(kong))
+    assert gateway.event() == "500"
+    assert "the handler has not run: what was called returned" in caplog.text
+    gateway.add(lambda kong: [kong, True, "text"], id=2)
+    assert gateway.event(id=2) == "returned"
 
 
 def test_thousands_of_failures_leave_nothing(gateway: Gateway) -> None:

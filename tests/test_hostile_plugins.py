@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any, Callable
 import greenlet
 import msgpack
 import pytest
+from handler_modes import Client, failed
 from wire import Direct, RPCError, dispatcher_with, run, serving
 
 from kongps.core.dispatch import Dispatcher, HandlerExit, Instance
@@ -403,6 +405,69 @@ def test_a_server_says_when_its_socket_is_taken_away(plugins: Path, short_path: 
 
 
 # --- time --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+def test_an_answer_is_too_late_too_when_its_call_has_waited_to_be_read(
+    plugins: Path, short_path: Path, protocol: str
+) -> None:
+    write(
+        plugins,
+        "slow",
+        """
+        import time
+
+        class Plugin:
+            blocking = False
+
+            def access(self, kong):
+                time.sleep(0.6)
+        """,
+    )
+    words = ("--event-timeout", "1", "--handlers", "inline", "--block-threshold", "0")
+    with serving(plugins, short_path / "k.sock", *words) as server:
+        clients = [Client(server, protocol) for _ in range(2)]
+        instance = clients[0].start("slow")
+        time.sleep(1.5)  # a time without work is no such wait
+        assert not failed(clients[1].event(instance))
+        for client in clients:
+            time.sleep(0.1)
+            client.begin(instance)
+        assert not failed(clients[0].finish())
+        with pytest.raises(ConnectionError):
+            clients[1].finish()
+        assert "Kong has given it up" in server.text()
+
+
+class Raising(str):
+    """Text whose methods are a plugin's, and raise."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+    lower = casefold = __str__
+
+
+class Named(str, enum.Enum):
+    REQUEST_ID = "X-Request-ID"
+
+
+@pytest.mark.parametrize("name", [Raising("X-Request-ID"), Named.REQUEST_ID])
+def test_a_header_of_a_class_of_the_plugins_is_as_good_as_text(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler(kong: Any) -> None:
+        kong.request.get_header(name)
+        raise ValueError("oh no")
+
+    served = Dispatcher(InlineRunner(), event_timeout=0.0)
+    wire = dispatcher_with(Dispatcher(InlineRunner()), handler)
+    answer = wire.step(wire.event(1), "an-id")
+    assert ", request an-id raised ValueError" in answer["Data"]["Args"][0]
+    wire = dispatcher_with(served, lambda kong: kong.request.get_header(name))
+    wire.event(1)
+    time.sleep(0.02)
+    assert served.abandon_idle_events() == 1
 
 
 def test_an_answer_that_comes_too_late_is_not_sent(plugins: Path, short_path: Path) -> None:

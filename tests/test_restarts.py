@@ -10,11 +10,13 @@ for and which configuration answered. The long versions are left to ``make soak`
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import random
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -29,6 +31,8 @@ import msgpack
 import pytest
 from wire import ProtobufSocket, RPCError, Socket, environment
 
+from kongps.errors import ServerError
+from kongps.server import SocketFiles
 from kongps.store import store_path
 from kongps.testing import Kong, PluginConfig, Request, Result
 
@@ -797,6 +801,43 @@ def test_a_server_takes_a_socket_away_only_once(site: Site) -> None:
     half.finish()
     assert old.wait(20) == 0
     assert site.path.exists()
+
+
+def test_a_server_never_offers_or_removes_the_socket_of_another(short_path: Path) -> None:
+    path = str(short_path / "k.sock")
+    old, new, third = SocketFiles(), SocketFiles(), SocketFiles()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(old.open(path, 0o660, 8, 0.0))
+        with pytest.raises(ServerError, match="another server listens"):
+            new.open(path, 0o660, 8, 0.0)
+        assert not old.replaced
+        old.offer()
+        assert not old.replaced
+        stack.enter_context(new.open(path, 0o660, 8, 0.0))
+        assert old.replaced
+        old.offer()  # a second signal
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
+        with pytest.raises(ServerError, match="another server listens"):
+            third.open(path, 0o660, 8, 0.0)
+        old.remove()
+        assert os.path.exists(path)
+        new.remove()
+        assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_a_directory_that_somebody_has_locked_keeps_no_server_from_ending(
+    site: Site, workers: tuple[str, ...]
+) -> None:
+    server = site.start(*workers)
+    handle = os.open(site.path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        server.terminate()
+        assert server.wait(5) == 0
+        assert not site.path.exists()
+    finally:
+        os.close(handle)
 
 
 @both

@@ -18,18 +18,26 @@ def _timestamp(record: logging.LogRecord) -> str:
     return f"{second}.{int(record.msecs):03d}Z"
 
 
-class TextFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    def traceback(self, record: logging.LogRecord) -> str | None:
+        """The traceback of a record, as it came with it or as Python prints it."""
+        if record.exc_text is None and record.exc_info:
+            return self.formatException(record.exc_info)
+        return record.exc_text
+
+
+class TextFormatter(_Formatter):
     """``2026-01-31T12:00:00.000Z [error] kongps: the message``, on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
-        if record.exc_info:
-            text = f"{text}\n{self.formatException(record.exc_info)}"
+        if traceback := self.traceback(record):
+            text = f"{text}\n{traceback}"
         line = f"{_timestamp(record)} [{record.levelname.lower()}] {record.name}: {text}"
         return NEWLINE.join(line.splitlines())
 
 
-class JSONFormatter(logging.Formatter):
+class JSONFormatter(_Formatter):
     """One JSON object: time, level, logger, message and, for an exception, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -40,8 +48,8 @@ class JSONFormatter(logging.Formatter):
             "message": record.getMessage(),
             "pid": record.process,
         }
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
+        if traceback := self.traceback(record):
+            fields["traceback"] = traceback
         return json.dumps(fields, ensure_ascii=False)
 
 

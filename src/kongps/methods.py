@@ -186,7 +186,7 @@ class Methods:
         shown = name if plugin is self.plugins.get(name) else repr(name)
         if failure is not None:
             failure = f"plugin {shown} did not start for instance {id}: {failure}"
-            report(logging.ERROR, "%s; its requests fail", failure, error=raised)
+            report(logging.ERROR, "%s; its requests fail", failure, error=raised, config=config)
         else:
             report(logging.INFO, "instance %d of plugin %s %s", id, shown, how)
         start = handlers.pop(START, None)
@@ -210,7 +210,10 @@ class Methods:
                 timer.cancel()
             if failure is not None:
                 failure = f"plugin {name} did not start for instance {instance.id}: {failure}"
-                report(logging.ERROR, "%s; its requests fail", failure, error=raised)
+                report(
+                    logging.ERROR, "%s; its requests fail", failure, error=raised,
+                    config=instance.config,
+                )  # fmt: skip
             instance.release_events(failure)
             if instance in self._close_when_started:
                 self._close_when_started.remove(instance)
@@ -328,6 +331,7 @@ class Methods:
                 report(
                     logging.ERROR, "plugin %s, close of instance %d raised %s",
                     instance.plugin.name, instance.id, type(raised).__name__, error=raised,
+                    config=instance.config,
                 )  # fmt: skip
 
         self.closing += 1

@@ -55,6 +55,10 @@ HAND_OVER_TIME = 3.0
 # Seconds between looks at whether it has.
 HAND_OVER_INTERVAL = 0.02
 
+# Seconds that a server that ends waits for the lock on its socket's directory. Servers keep it for
+# a moment; others may keep it for long.
+LONGEST_LOCK = 0.2
+
 # Seconds that a server goes on after a signal to stop, while Kong has connections open and no new
 # server listens. One that is started at the same time listens after a third of that (Python, the
 # core, a plugin), and what is restarted the other way round waits for the old one to end.
@@ -164,7 +168,33 @@ def _locked(directory: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(handle)
+        _unlock(handle)
+
+
+@contextlib.contextmanager
+def _locked_if_possible(directory: str) -> Iterator[None]:
+    """The same for a server that ends: it does not fail, and does not wait for long."""
+    handle = -1
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        deadline = time.monotonic() + LONGEST_LOCK
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(HAND_OVER_INTERVAL)
+    try:
+        yield
+    finally:
+        if handle >= 0:
+            _unlock(handle)
+
+
+def _unlock(handle: int) -> None:
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_UN)  # also for a child that a plugin has forked meanwhile
+    os.close(handle)
 
 
 def _is_taken(path: str) -> bool:
@@ -201,7 +231,7 @@ def _is_taken(path: str) -> bool:
 
 
 def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         os.unlink(path)
 
 
@@ -258,7 +288,9 @@ class SocketFiles:
                 return
 
     def offer(self) -> None:
-        """Lets a new server put its own in their places; until it does, these go on."""
+        """Lets a new server put its own in their places, once; until it does, these go on."""
+        if self._offered:
+            return  # by now the files may be a new server's
         self._offered = True
         for path in reversed(self._made):  # who takes the first one tries the other at once
             with contextlib.suppress(OSError):
@@ -267,8 +299,8 @@ class SocketFiles:
 
     @property
     def replaced(self) -> bool:
-        """Whether a new server's is in the place of the first one, or nothing is."""
-        return not self._made or not self._is_ours(next(iter(self._made)))
+        """Whether none of them is in its place any more."""
+        return not any(self._is_ours(path) for path in self._made)
 
     def remove(self) -> None:
         """Removes them, once, the first one last.
@@ -277,9 +309,9 @@ class SocketFiles:
         """
         while self._made:
             path = next(reversed(self._made))
-            with contextlib.suppress(OSError, ServerError), _locked(os.path.dirname(path) or "."):
+            with _locked_if_possible(os.path.dirname(path) or "."):
                 if self._is_ours(path):
-                    os.unlink(path)
+                    _remove(path)
             del self._made[path]
 
     def _is_ours(self, path: str) -> bool:
@@ -364,6 +396,10 @@ class Server:
             plugins = loaded.plugins
         self.plugins = plugins
         self.errors = errors
+        # Whose event was lost, nobody can tell: it may have been one of a plugin that says no.
+        self.dispatcher.lets_lost_pass = settings.on_error == "open" and not any(
+            plugin.on_error == "closed" for plugin in plugins.values()
+        )
         _prepare(plugins)
         self.methods = Methods(
             self.dispatcher,
@@ -386,13 +422,13 @@ class Server:
         :raises ServerError: when the path cannot be used, or a live server listens there.
         """
         self._open(self.settings.socket, HAND_OVER_TIME)
-        self._open_store()
         if self.settings.second_socket:
             try:
                 # Not waited for: a server that ends lets go of it before it does of the first.
                 self._open(self.settings.second_socket, 0.0)
             except ServerError as error:
                 logger.warning("%s", error)
+        self._open_store()
 
     def _open(self, path: str, patience: float) -> None:
         settings = self.settings
@@ -454,6 +490,7 @@ class Server:
         """Serves on while a new server may be about to listen, then stops."""
         if self._signalled_at is not None:  # told again
             self._stop_once()
+        if self._stop_at is not None:
             self._begin_stop()
             return
         self._signalled_at = time.monotonic()

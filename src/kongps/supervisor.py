@@ -107,7 +107,7 @@ class Supervisor:
         self._names: list[str] = []
         self._failure: str | None = None
         self._stop_at: float | None = None
-        self._handing_over = False
+        self._told_at: float | None = None  # to stop, by a signal
         self._opened = False
         self._finished = False
         self._watcher: Channel | None = None
@@ -396,12 +396,12 @@ class Supervisor:
     def _open(self) -> None:
         settings = self.settings
         self._listen(settings.socket, HAND_OVER_TIME)
-        self._store = self._choose_store()
         if settings.second_socket:
             try:
                 self._listen(settings.second_socket, 0.0)
             except ServerError as error:
                 logger.warning("%s", error)
+        self._store = self._choose_store()
         logger.info(
             "kongps %s serves %s on %s with %d workers (pid %d)",
             __version__, ", ".join(self._names) or "no plugin", " and ".join(self.sockets.paths),
@@ -436,7 +436,7 @@ class Supervisor:
 
     def reload(self) -> None:
         """Loads the plugins anew, in new workers; the old ones go when the new ones serve."""
-        if self._handing_over or self._stop_at is not None or not self.sockets.paths:
+        if self._told_at is not None or self._stop_at is not None or not self.sockets.paths:
             return
         if self.plugins is not None:
             logger.warning("the plugin of a program that serves itself is not loaded anew")
@@ -489,7 +489,7 @@ class Supervisor:
         """A worker was told to end by a signal: another one takes its place."""
         if self._stop_at is not None:
             tell(hand, "stop")
-        elif not hand.leaving and not self._handing_over:
+        elif not hand.leaving and self._told_at is None:
             hand.leaving = True
             self.board.close(hand.line)
             tell(hand, "retire")
@@ -506,11 +506,12 @@ class Supervisor:
 
     def _hand_over(self) -> None:
         """Serves on while a new server may be about to listen, then stops."""
-        if self._handing_over:  # told again
+        if self._told_at is not None:  # told again
             self._stop_once()
+        if self._stop_at is not None:
             self._begin_stop()
             return
-        self._handing_over = True
+        self._told_at = time.monotonic()
         self.sockets.offer()
         seconds = min(SUCCESSOR_TIME, self.settings.shutdown_timeout / 2)
         serve_on(self.loop, self.sockets, lambda: self.board.connections, seconds, self._stop_once)
@@ -526,14 +527,16 @@ class Supervisor:
                 tell(hand, "end")
             self._stop_at = min(self._stop_at, time.monotonic() + STOP_GRACE)
             return
-        self._stop_at = time.monotonic() + self.settings.shutdown_timeout + STOP_GRACE
+        now = time.monotonic()
+        gone = now - (self._told_at or now)
+        self._stop_at = now - gone + self.settings.shutdown_timeout + STOP_GRACE
         logger.info("stopping; %d workers end", len(self.hands))
         self.sockets.remove()
         self.loop.close_listeners()
         self._wanted.clear()
         for hand in self.hands.values():
             if hand.ready:
-                tell(hand, "stop")
+                tell(hand, "stop", gone)
             else:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(hand.pid, signal.SIGKILL)

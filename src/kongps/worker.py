@@ -72,7 +72,7 @@ class Worker(Server):
         super().__init__(settings.replace(parent_watch=False), plugins)
         self.assignment = assignment
         self.dispatcher.be_worker(assignment.number)
-        self.routes = Routes(assignment.number, self.loop, settings.on_error == "open")
+        self.routes = Routes(assignment.number, self.loop, self.dispatcher.lets_lost_pass)
         self.intake = Intake(
             assignment.journal,
             assignment.desk,
@@ -161,10 +161,14 @@ class Worker(Server):
     def _hung_up(self) -> None:
         pass  # meant for the supervisor, which shares the terminal
 
-    def _begin_stop(self) -> None:
+    def _begin_stop(self, gone: float = 0.0) -> None:
+        """Ends when the events under way have, or time is over.
+
+        :param gone: seconds of that time that are over already.
+        """
         if self._stop_at is not None:
             return
-        self._stop_at = time.monotonic() + self.settings.shutdown_timeout
+        self._stop_at = time.monotonic() + self.settings.shutdown_timeout - gone
         # Those who had just connected get that long to say what they want.
         self.loop.call_later(DRAIN_INTERVAL, self._drain)
 
@@ -175,7 +179,7 @@ class Worker(Server):
         # Kong goes on using the connections in its pool, until there is another server.
         replaced = os.path.exists(self.settings.socket)
         self.loop.finishing = replaced or left < self.settings.shutdown_timeout / 2
-        if self.loop.finishing:
+        if self.loop.finishing and not self.dispatcher.live_events:
             self.loop.close_idle_streams()
         if not self._drained and not self.dispatcher.live_events and not self.routes.outstanding:
             self._drained = True

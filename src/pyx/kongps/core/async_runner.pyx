@@ -20,7 +20,7 @@ from kongps.core.away_runner cimport (
     CALLS, OVER_NOW, RAISED, RETURNED, AwayRunner, Handling, Said,
 )
 from kongps.core.clock cimport monotonic
-from kongps.core.dispatch cimport AWAY, Event, Told
+from kongps.core.dispatch cimport AWAY, Event, Told, must_have_run
 from kongps.core.function cimport Function
 from kongps.core.thread_locals cimport swap_thread_locals
 from kongps.core.turn cimport Turn
@@ -171,6 +171,8 @@ cdef class AsyncioThread:
                 task.coroutine = task.work[0]()
             if task.event is not None or hasattr(task.coroutine, "__await__"):
                 value = await task.coroutine
+                if task.event is not None:
+                    must_have_run(value)
             else:  # a start or close that is a plain function
                 value = task.coroutine
             said = RETURNED

@@ -221,6 +221,7 @@ cdef class Connection(Stream):
 
     cdef int sent(self) except -1:
         cdef bint more = True
+        self.session.dispatcher.heard = self.loop.heard
         try:
             while more and self.fd >= 0 and buffer_size(self.outbox) <= MOST_UNSENT:
                 more = self.session.carry_out(MOST_UNSENT)

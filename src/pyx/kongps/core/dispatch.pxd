@@ -128,6 +128,16 @@ cdef inline int event_worker(int64_t event) noexcept:
     return <int>(event >> NUMBER_BITS) & ((1 << WORKER_BITS) - 1)
 
 
+cdef int refuse_unrun(object returned) except -1
+
+cdef inline int must_have_run(object returned) except -1:
+    """Looks at what a handler has returned, which Kong has no use for.
+
+    :raises TypeError: when it is the handler's own code, still to be run.
+    """
+    return 0 if returned is None else refuse_unrun(returned)
+
+
 cdef int fail_dead_event(Protocol protocol, int64_t sequence, int64_t event, int phase,
                          bint let_through) except -1
 
@@ -147,6 +157,8 @@ cdef class Dispatcher:
     cdef object find_missing          # gives an Instance that is not here, or None; or None
     cdef readonly uint64_t max_events
     cdef readonly size_t max_message
+    cdef double heard                 # since when what is read now may have waited to be read
+    cdef set missed                   # plugins' phases without a handler that Kong has run
     cdef EventTable events
     cdef int64_t worker_part          # of event ids; -1 where there are no workers
     cdef Runner runner
@@ -154,12 +166,14 @@ cdef class Dispatcher:
     cdef readonly double handler_timeout
     cdef readonly bint pipelining
     cdef readonly str on_error
+    cdef public bint lets_lost_pass   # whether requests go on whose events are lost
     cdef readonly uint64_t handled     # events started since the server started
 
     cdef int handle(self, Call call, Protocol protocol) except -1
     cdef int connection_lost(self, Protocol protocol) except -1
     cdef int drop(self, Event event) except -1
     cdef int handle_event(self, Call call, Protocol protocol) except -1
+    cdef str miss(self, str plugin, str phase)
     cdef object missing(self, int64_t id)
     cdef int fail_lost_event(self, Call call, Protocol protocol) except -1
     cdef int handle_step(self, Call call, Protocol protocol) except -1

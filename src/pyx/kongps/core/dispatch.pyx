@@ -8,6 +8,7 @@ ended the request, or was abandoned by Kong. In between it is either running or 
 cimport cython
 
 import secrets
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from logging import ERROR, INFO, WARNING
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
@@ -273,12 +274,12 @@ cdef class Event:
             if not isinstance(error, HandlerExit):
                 report(
                     ERROR, "%s raised %s after its event was over", self.describe(),
-                    type(error).__name__, error=error,
+                    type(error).__name__, error=error, config=self.instance.config,
                 )
             return 0
-        report(ERROR, "%s raised %s", self.describe(), type(error).__name__, error=error)
         reason = f"{self.describe()} raised {type(error).__name__}"
-        self.untold = told_of(reason, error)
+        report(ERROR, "%s", reason, error=error, config=self.instance.config)
+        self.untold = told_of(reason, error, self.instance.config)
         if self.state == WAITING:
             self.ended = True
             self.failure = reason
@@ -290,16 +291,17 @@ cdef class Event:
 
         `reason` is what Kong logs in the phases that cannot end the request.
         """
+        cdef str told = self.untold
         if self.state == OVER or self.too_late():
             return 0
-        if self.untold is not None and self.tell():
+        if told is not None and self.tell():
             self.ended = True
             self.failure = reason
             self.state = WAITING
             return 0
         self.dispatcher.forget_event(self)
         if not EXIT.phase_bits & (1 << self.phase):
-            self.protocol.answer_failure(self.sequence, self.id, reason)
+            self.protocol.answer_failure(self.sequence, self.id, told or reason)
         elif (self.instance.on_error or self.dispatcher.on_error) == "open":
             self.protocol.answer_return(self.sequence, self.id)
         else:
@@ -365,11 +367,25 @@ cdef class Event:
             if is_request_id(told.value) and (
                 told.function.name == "kong.nginx.get_var"
                 or told.function.name == "kong.request.get_header"
-                and str(told.args[0]).lower() in REQUEST_ID_HEADERS
+                # Of a class of the plugin's, its own methods are not called.
+                and isinstance(told.args[0], str) and str.lower(told.args[0]) in REQUEST_ID_HEADERS
             ):
                 return told.value
             told = told.next
         return None
+
+
+cdef int refuse_unrun(object returned) except -1:
+    cdef str kind
+    if not isinstance(returned, (Awaitable, Generator, AsyncGenerator)):
+        return 0
+    kind = type(returned).__name__
+    if isinstance(returned, (Coroutine, Generator)):
+        returned.close()
+    raise TypeError(
+        f"the handler has not run: what was called returned a {kind}; make the handler itself "
+        "`async def`, or have it run what it returns"
+    )
 
 
 cdef bint is_request_id(object value) except -1:
@@ -488,6 +504,9 @@ cdef class Dispatcher:
         # An id of a server that was here before is not one of ours.
         self.events.last_id = secrets.randbelow(1 << 31)
         self.worker_part = -1
+        self.heard = monotonic()
+        self.missed = set()
+        self.lets_lost_pass = on_error == "open"
 
     def __dealloc__(self):
         cdef uint64_t place
@@ -707,11 +726,18 @@ cdef class Dispatcher:
             return self.run(event, True)
         if instance.failure is not None:
             return event.fail(instance.failure)
-        self.forget_event(event)
-        return protocol.answer_failure(
-            call.sequence, event.id,
-            f"plugin {instance.plugin.name} has no {phase_name(call.phase)} handler",
-        )
+        return event.fail(self.miss(instance.plugin.name, phase_name(call.phase)))
+
+    cdef str miss(self, str plugin, str phase):
+        """Says, once, that Kong runs a phase that a plugin has no handler for."""
+        cdef str reason = f"plugin {plugin} has no {phase} handler"
+        if (plugin, phase) not in self.missed:
+            self.missed.add((plugin, phase))
+            report(
+                ERROR, "%s, and Kong runs that phase: its requests fail until Kong is restarted, "
+                "and so learns of the plugin as it is now", reason,
+            )
+        return reason
 
     cdef object missing(self, int64_t id):
         """The instance with an id that none here has, or None."""
@@ -735,7 +761,7 @@ cdef class Dispatcher:
             phase = event_phase(call.target)
         report(WARNING, "event %d is not here any more: its request fails", call.target)
         return fail_dead_event(
-            protocol, call.sequence, call.target, phase, self.on_error == "open"
+            protocol, call.sequence, call.target, phase, self.lets_lost_pass
         )
 
     cdef int handle_step(self, Call call, Protocol protocol) except -1:
@@ -749,7 +775,7 @@ cdef class Dispatcher:
         event.value = call.value
         call.value = None
         event.failed = call.kind == STEP_ERROR
-        event.last_step = monotonic()
+        event.last_step = self.heard
         event.state = RUNNING
         if event.ended:
             return event.returned() if event.failure is None else event.fail(event.failure)
@@ -775,8 +801,12 @@ cdef class Dispatcher:
         cdef object handler = self.commands.get(call.method)
         if handler is None or (call.method.startswith("kongps.") and not protocol.is_peer):
             return protocol.answer_error(call.sequence, f"unknown method {call.method}")
+        cdef double since = self.heard
         try:
             result = handler(call.value)
+            if monotonic() - since > self.event_timeout and not protocol.is_peer:
+                report(WARNING, "%s took too long: Kong has given it up", call.method)
+                return protocol.give_up(call.sequence)
             if isinstance(result, Later):
                 return (<Later>result).give(protocol, call.sequence)
             protocol.answer_result(call.sequence, result)
@@ -809,7 +839,7 @@ cdef class Dispatcher:
         if instance.runners is not None and instance.runners[phase] is not None:
             event.runner = <Runner>instance.runners[phase]
         event.state = RUNNING
-        event.started = event.last_step = monotonic()
+        event.started = event.last_step = self.heard
         Py_INCREF(event)  # the table's
         self.events.places[<uint64_t>event.id & mask] = <PyObject*>event
         self.events.live += 1

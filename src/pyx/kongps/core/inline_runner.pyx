@@ -8,7 +8,7 @@ from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from kongps.core.dispatch cimport OVER, RUNNING, WAITING, Event, Runner, Told
+from kongps.core.dispatch cimport OVER, RUNNING, WAITING, Event, Runner, Told, must_have_run
 from kongps.core.function cimport Function
 from kongps.core.greenlet cimport (
     PyGreenlet_GetCurrent, PyGreenlet_Import, PyGreenlet_New, PyGreenlet_Switch,
@@ -44,7 +44,7 @@ cdef class Worker:
             try:
                 PyContext_Enter(context)
                 try:
-                    event.instance.handlers[event.phase](event.make_pdk())
+                    must_have_run(event.instance.handlers[event.phase](event.make_pdk()))
                 finally:
                     PyContext_Exit(context)
                 event.returned()

@@ -76,6 +76,8 @@ cdef class Loop:
     cdef Waker waker
     cdef bint asleep              # or about to be, having looked for calls
     cdef bint stopping
+    cdef double looked            # when it last woke, monotonic seconds,
+    cdef readonly double heard    # and since when what it found then may have been there
     cdef public bint finishing            # a connection is closed when nothing is left to do on it
     cdef readonly Py_ssize_t streams      # connections that are open
     cdef readonly Py_ssize_t max_streams

@@ -18,7 +18,7 @@ from posix.unistd cimport read as read_fd
 from posix.unistd cimport write as write_fd
 
 from kongps.core.buffer cimport Buffer, buffer_consume, buffer_size
-from kongps.core.clock cimport monotonic
+from kongps.core.clock cimport coarse_monotonic, monotonic
 from kongps.core.turn cimport Turn
 
 from kongps.core.report import report
@@ -71,6 +71,10 @@ ACCEPT_PAUSE = 0.1
 
 # Seconds between log lines that say so.
 ACCEPT_LOG_INTERVAL = 10.0
+
+
+# Seconds of a wait that is none; a coarse clock's tick is up to 0.01 s.
+cdef double NO_WAIT = 0.01
 
 
 cdef class Watched:
@@ -375,6 +379,7 @@ cdef class Loop:
 
     def __init__(self, Py_ssize_t max_streams=MAX_STREAMS):
         self.max_streams = max_streams
+        self.heard = coarse_monotonic()
         self.watched = set()
         self.closed_now = []
         self.timers = []
@@ -508,18 +513,25 @@ cdef class Loop:
         """Runs until ``stop`` is called."""
         cdef epoll_event[EVENTS_AT_ONCE] events
         cdef int count, index, timeout
+        cdef double before, now
         cdef Watched one
         self.stopping = False
+        self.looked = coarse_monotonic()
         while not self.stopping:
             if self.epoll_fd < 0:
                 os._exit(1)  # a child process came here from a handler that forked
             self.asleep = True
             timeout = self.timeout()
             self.turn.give_back()
+            before = coarse_monotonic()
             with nogil:
                 count = epoll_wait(self.epoll_fd, events, EVENTS_AT_ONCE, timeout)
             self.turn.take()
             self.asleep = False
+            now = coarse_monotonic()
+            # What there is without a wait may have come at any time since the last look.
+            self.heard = self.looked if now - before < NO_WAIT else now
+            self.looked = now
             if count < 0:
                 if errno != EINTR:
                     raise OSError(errno, os.strerror(errno))

@@ -14,6 +14,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from kongps.core.buffer cimport buffer_append, buffer_free, buffer_size
+from kongps.core.clock cimport coarse_monotonic
 from kongps.core.msgpack_rpc cimport MsgPackRPC
 from kongps.core.protobuf_rpc cimport MAX_CALL_SIZE, ProtobufRPC
 from kongps.core.protocol cimport MOST_CALLS
@@ -120,6 +121,7 @@ cdef class Session:
         :raises ProtocolError: what came is no protocol of Kong; the connection must be closed.
         """
         if data.shape[0]:
+            self.dispatcher.heard = coarse_monotonic()
             self.receive(<const char*>&data[0], <size_t>data.shape[0])
             self.carry_out(<size_t>-1)
 

@@ -20,7 +20,7 @@ from cpython.ref cimport Py_XDECREF
 
 from kongps.core.away_runner cimport CALLS, RAISED, RETURNED, AwayRunner, Handling, Said
 from kongps.core.clock cimport monotonic
-from kongps.core.dispatch cimport AWAY, OVER, Event, Runner, Told
+from kongps.core.dispatch cimport AWAY, OVER, Event, Runner, Told, must_have_run
 from kongps.core.function cimport Function
 from kongps.core.phases cimport phase_name
 from kongps.core.thread_locals cimport swap_thread_locals
@@ -83,7 +83,9 @@ cdef class HandlerThread(Handling):
                 PyContext_Enter(context)
                 try:
                     if self.event is not None:
-                        self.event.instance.handlers[self.event.phase](self.event.make_pdk())
+                        must_have_run(
+                            self.event.instance.handlers[self.event.phase](self.event.make_pdk())
+                        )
                     else:
                         value = self.work[0]()
                 finally:
