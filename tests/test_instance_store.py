@@ -337,12 +337,39 @@ def test_a_configuration_of_any_bytes_comes_back_as_it_was(store: InstanceStore)
     first = methods_with(store)
     id = first.start_instance({"Name": "telling", "Config": b'{"name": "\xc3\xa9"}'})["Id"]
     broken = first.start_instance({"Name": "telling", "Config": b"\xff\x00"})["Id"]
-    missing = first.start_instance({"Name": "\udc80no", "Config": "{}"})["Id"]
+    missing = first.start_instance({"Name": "no", "Config": "{}"})["Id"]
     again = methods_with(store)
     wire = Direct(again.dispatcher)
     assert wire.event(id)["Data"]["Args"] == ["x", "é"]
     for failed in (broken, missing):
         assert wire.event(failed)["Data"]["Method"] == "kong.response.exit"
+
+
+NO_NAMES = ["\udc80no", "../../etc/passwd", "_no", "n" * 201, "n" * 1_000_000]
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=lambda name: ascii(name[:20]))
+def test_what_cannot_be_a_plugins_name_is_not_stored(store: InstanceStore, name: str) -> None:
+    methods = methods_with(store)
+    id = methods.start_instance({"Name": name, "Config": config(SECRET)})["Id"]
+    assert Direct(methods.dispatcher).event(id)["Data"]["Method"] == "kong.response.exit"
+    assert not store.knows(id)
+    assert os.path.getsize(store.path) < 20_000
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=lambda name: ascii(name[:20]))
+def test_other_workers_fail_the_events_of_what_cannot_be_a_plugins_name(
+    tmp_path: Path, name: str
+) -> None:
+    path = str(tmp_path / "d" / "instances.sqlite")
+    stores = [InstanceStore(path, shared=True) for _ in range(2)]
+    first, second = (methods_with(store) for store in stores)
+    id = first.start_instance({"Name": name, "Config": config(SECRET)})["Id"]
+    assert Direct(second.dispatcher).event(id)["Data"]["Method"] == "kong.response.exit"
+    assert os.path.getsize(path) < 20_000
+    assert SECRET.encode() not in Path(path).read_bytes()
+    for store in stores:
+        store.close()
 
 
 # --- the database ------------------------------------------------------------------------------

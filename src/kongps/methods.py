@@ -22,6 +22,7 @@ from kongps.core.msgpack import PackError, packb
 from kongps.core.report import report
 from kongps.errors import ConfigError, KongpsError
 from kongps.handlers import CLOSE, START, Handlers
+from kongps.loader import shown_name, valid_name
 from kongps.settings import MAX_INSTANCES
 
 if TYPE_CHECKING:
@@ -157,13 +158,27 @@ class Methods:
         """
         if not isinstance(argument, dict) or not isinstance(argument.get("Name"), str):
             raise KongpsError("StartInstance takes a map with the Name and Config of an instance")
-        name, text = argument["Name"], argument.get("Config")
+        name, text = shown_name(argument["Name"]), argument.get("Config")
         instance = self._start(self._new_id(), name, text, time.time(), "started")
-        if self.store is not None and isinstance(text, (str, bytes)):
-            self.store.add(instance.id, name, _as_bytes(text), instance.started)
+        if isinstance(text, (str, bytes)):
+            self._keep(instance, name, _as_bytes(text))
         if name in self.plugins:
             self.last_start[name] = instance.started
         return _status(instance)
+
+    def _keep(self, instance: Instance, name: str, config: bytes) -> None:
+        """Puts an instance into the store, if it could ever start from there.
+
+        What cannot be a plugin's name never will be one. Only other workers are told of it, who
+        have to fail its events too, and they need no configuration for that.
+        """
+        if self.store is None:
+            return
+        if name not in self.plugins and not valid_name(name):
+            if not self.store.shared:
+                return
+            config = b""
+        self.store.add(instance.id, name, config, instance.started)
 
     def _start(self, id: int, name: str, text: Any, started: float, how: str) -> Instance:
         """Starts an instance, whatever comes of it, and adds it."""
@@ -356,6 +371,7 @@ class Methods:
                 return self.plugins[name]
             if name in self.errors:
                 raise KongpsError(self.errors[name])
+            name = shown_name(name)
         raise KongpsError(f"there is no plugin {name!r} on this server")
 
     def _new_id(self) -> int:

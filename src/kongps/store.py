@@ -117,6 +117,11 @@ class InstanceStore:
         """Whether instances are kept."""
         return self._database is not None
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes find their instances here."""
+        return self._shared
+
     def add(self, id: int, plugin: str, config: bytes, started: float) -> bool:
         """Keeps an instance; returns whether it is kept."""
         if len(config) > MAX_CONFIG_SIZE and not self._shared:
