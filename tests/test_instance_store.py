@@ -375,16 +375,32 @@ def test_other_workers_fail_the_events_of_what_cannot_be_a_plugins_name(
 # --- the database ------------------------------------------------------------------------------
 
 
-def test_the_store_forgets_what_was_not_used_for_long(
+def test_the_store_forgets_what_was_closed_long_ago_and_nothing_that_kong_may_hold(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for id in range(1, 5):
         store.add(id, "p", b"{}", 1.0)
+    store.close_instance(2)
     monkeypatch.setattr(store_module.time, "time", lambda: 1e10)
-    store.touch([2])
-    store.add(5, "p", b"{}", 2.0)
+    store.close_instance(3)
     store.trim()
-    assert [id for id in range(1, 6) if store.find(id)] == [2, 5]
+    assert [id for id in range(1, 5) if store.knows(id)] == [1, 3, 4]
+    again = InstanceStore(store.path)
+    assert [id for id in range(1, 5) if again.find(id)] == [1, 4]
+    again.close()
+
+
+@both
+def test_an_id_that_kong_has_not_used_for_months_goes_on_working(
+    telling: Path, short_path: Path, protocol: str
+) -> None:
+    path = short_path / "k.sock"
+    with serving(telling, path) as server:
+        id = connect(server, protocol).start("telling", config("old"))
+    with contextlib.closing(sqlite3.connect(store_path(str(path)))) as database, database:
+        database.execute("UPDATE instances SET last_used = 1.0")
+    with serving(telling, path) as server:
+        assert shows(server, id, protocol, "old")
 
 
 def test_the_store_forgets_what_is_over_the_count(
@@ -463,13 +479,15 @@ def test_an_instance_that_is_found_again_counts_as_used(
     """Servers that are started again more often than they trim must not forget what Kong uses."""
     clock = time.time()
     monkeypatch.setattr(store_module.time, "time", lambda: clock)
+    monkeypatch.setattr(store_module, "MAX_STORED", 3)
     for id in (1, 2):
         store.add(id, "p", b"{}", 1.0)
-    for _ in range(10):
-        clock += store_module.MAX_AGE / 4
+    for new in range(10, 15):
+        clock += 2 * store_module.USED_AGAIN_AFTER
         store.close()
         store = InstanceStore(store.path)
         assert store.find(1) is not None
+        store.add(new, "p", b"{}", 1.0)
     assert store.find(2) is None
 
 

@@ -29,10 +29,13 @@ _T = TypeVar("_T")
 # Changes when the tables do; a store of another version is made anew.
 VERSION = 2
 
-# Seconds without use after which an instance is forgotten: the Kong that held its id is gone.
+# Seconds after which the id of a closed instance may be given out again. One that Kong has not
+# closed has no age: Kong may hold an id for long before it uses it again, and Kong 2.4 to 2.8
+# never recover from one that is gone.
 MAX_AGE = 7 * 24 * 3600.0
 
-# Most instances kept; those unused for longest are forgotten first.
+# Most instances kept; closed ones are forgotten first, then those unused for longest. Each nginx
+# worker that ends leaves those that it has started.
 MAX_STORED = 100_000
 
 # Seconds after which an instance that is found again counts as used anew.
@@ -68,7 +71,7 @@ CREATE TABLE instances (
 """
 
 # So that trimming, which the server before this one may have to wait for, does not read them all.
-_INDEX = "CREATE INDEX IF NOT EXISTS instances_by_use ON instances (last_used)"
+_INDEX = "CREATE INDEX IF NOT EXISTS instances_to_trim ON instances (config IS NULL, last_used)"
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,11 @@ class InstanceStore:
         self._run_many("UPDATE instances SET last_used = ? WHERE id = ?", [(now, id) for id in ids])
 
     def trim(self) -> None:
-        """Forgets instances that were not used for long, and those over the count."""
-        self._run("DELETE FROM instances WHERE last_used < ?", (time.time() - MAX_AGE,))
+        """Forgets instances that were closed long ago, and those over the count."""
+        self._run(
+            "DELETE FROM instances WHERE (config IS NULL) = 1 AND last_used < ?",
+            (time.time() - MAX_AGE,),
+        )
         if (self._run("SELECT count(*) FROM instances", ()) or [(0,)])[0][0] > MAX_STORED:
             self._run(
                 "DELETE FROM instances WHERE id IN (SELECT id FROM instances "
