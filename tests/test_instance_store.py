@@ -319,6 +319,30 @@ def test_more_instances_than_may_be_close_the_one_used_least_recently(
                 wire.event(ids[1])
 
 
+def test_instances_that_come_back_from_the_store_make_room_before_others(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(store_module, "MAX_CONFIG_SIZE", 100)
+    methods = methods_with(store, max_instances=2)
+    wire = Direct(methods.dispatcher)
+    large = wire.start("telling", config("l" * 100))
+    small = wire.start("telling", config("s"))
+    assert f"instance {large} of plugin telling is not kept for a restart" in caplog.text
+    more = wire.start("telling", config("m" * 100))
+    assert [each.id for each in methods.dispatcher.all_instances()] == [large, more]
+    assert f"instance {small} of plugin telling closed until it is used: there are 2" in caplog.text
+    assert "for good" not in caplog.text
+    # Only those are left that do not come back: one of them has to go, and the log says so.
+    wire.step(wire.event(small))
+    assert methods.dispatcher.live_instances == 2
+    text = f"instance {large} of plugin telling closed for good, since the store does not have it"
+    assert text in caplog.text
+    assert f"{large} of plugin telling closed until" not in caplog.text
+    with pytest.raises(RPCError, match="No plugin instance"):
+        wire.event(large)
+
+
 def test_an_id_is_not_given_out_again(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

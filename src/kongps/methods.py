@@ -75,6 +75,7 @@ class Methods:
         self.call_later = call_later
         self.closing = 0
         self._close_when_started: set[Instance] = set()
+        self._stored: set[int] = set()  # ids of those in memory that the store has taken
         self.plugins = plugins
         self.directory = directory
         self.errors = errors or {}
@@ -178,7 +179,8 @@ class Methods:
             if not self.store.shared:
                 return
             config = b""
-        self.store.add(instance.id, name, config, instance.started)
+        if self.store.add(instance.id, name, config, instance.started):
+            self._stored.add(instance.id)
 
     def _start(self, id: int, name: str, text: Any, started: float, how: str) -> Instance:
         """Starts an instance, whatever comes of it, and adds it."""
@@ -257,33 +259,60 @@ class Methods:
         kept = self.store.find(id) if self.store is not None else None
         if kept is None:
             raise KongpsError(f"No plugin instance {id}")
-        return self._start(id, kept.plugin, kept.config, kept.started, "started again")
+        instance = self._start(id, kept.plugin, kept.config, kept.started, "started again")
+        self._stored.add(id)
+        return instance
+
+    def _comes_back(self, instance: Instance) -> bool:
+        """Whether an instance is in the store, for the next event after it is closed here."""
+        if self.store is None or instance.id not in self._stored:
+            return False
+        return self.store.knows(instance.id)
 
     def _make_room(self) -> None:
-        """Closes the instance that was used least recently, when there are as many as may be."""
+        """Closes the instance that was used least recently, when there are as many as may be.
+
+        Those that come back from the store go first: Kong never learns of it.
+        """
         if self.dispatcher.live_instances < self.max_instances:
             return
-        reason = f"there are {self.max_instances} instances, the most allowed"
-        self._put_away(self.dispatcher.idle_instances(0.0)[:1], reason)
+        idle = self.dispatcher.idle_instances(0.0)
+        kept = next((instance for instance in idle if self._comes_back(instance)), None)
+        reason = f"there are {self.max_instances} instances, the most allowed (--max-instances)"
+        if kept is not None:
+            self._put_away([kept], reason)
+        else:
+            self._put_away(idle[:1], reason, comes_back=False)
 
     def close_idle(self, seconds: float) -> None:
         """Closes instances that were not used for some time and will be found in the store."""
         if self.store is None or not self.store.working:
             return
         idle = self.dispatcher.idle_instances(seconds)
-        kept = (instance for instance in idle if self.store.knows(instance.id))
+        kept = (instance for instance in idle if self._comes_back(instance))
         self._put_away(list(islice(kept, MOST_CLOSED_AT_ONCE)), f"not used for {seconds:g} s")
 
-    def _put_away(self, instances: list[Instance], reason: str) -> None:
+    def _put_away(self, instances: list[Instance], reason: str, *, comes_back: bool = True) -> None:
         if self.store is not None:
             self.store.touch([instance.id for instance in instances])
+        how = "until it is used" if comes_back else "for good, since the store does not have it"
         for instance in instances:
-            self.dispatcher.remove_instance(instance.id)
+            self._remove(instance.id)
             report(
-                logging.INFO, "instance %d of plugin %s closed until it is used: %s",
-                instance.id, instance.plugin.name, reason,
+                logging.INFO if comes_back else logging.WARNING,
+                "instance %d of plugin %s closed %s: %s",
+                instance.id, instance.plugin.name, how, reason,
             )  # fmt: skip
             self._close(instance)
+
+    def _remove(self, id: int) -> Instance:
+        """Takes an instance out of memory.
+
+        :raises KongpsError: when it is not there.
+        """
+        instance = self.dispatcher.remove_instance(id)
+        self._stored.discard(id)
+        return instance
 
     def trim_store(self) -> None:
         """Has the store forget what nobody has used for long."""
@@ -299,7 +328,7 @@ class Methods:
         """Closes an instance; events of it that are under way go on to their end."""
         instance = self._instance(_instance_id(id))
         with contextlib.suppress(KongpsError):  # it is only in the store
-            self.dispatcher.remove_instance(instance.id)
+            self._remove(instance.id)
         if self.store is not None:
             self.store.close_instance(instance.id)
         self.last_close[instance.plugin.name] = time.time()
@@ -310,7 +339,7 @@ class Methods:
     def drop_instance(self, id: int) -> None:
         """Closes an instance that Kong has closed in another worker."""
         with contextlib.suppress(KongpsError):  # it never was here
-            instance = self.dispatcher.remove_instance(id)
+            instance = self._remove(id)
             self.last_close[instance.plugin.name] = time.time()
             self._close(instance)
 
@@ -320,7 +349,7 @@ class Methods:
         if self.store is not None:
             self.store.close()
         for instance in instances:
-            self.dispatcher.remove_instance(instance.id)
+            self._remove(instance.id)
             self._close(instance)
 
     def _close(self, instance: Instance) -> None:
