@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 # Ids fit the positive int32 that ProtoBuf:1 has for them.
 HIGHEST_INSTANCE_ID = 2**31 - 1
 
+# Bytes of configurations in memory, as Kong sends them; their objects take a few times as much.
+# Over a thousand of 200 KB each, which is more than certificates and rules take.
+MAX_CONFIGS_SIZE = 256 << 20
+
+# Seconds after which one that found no room there may try again, with its next event.
+NO_ROOM_FOR = 10.0
+
 # Idle instances that are closed in one go: events wait meanwhile.
 MOST_CLOSED_AT_ONCE = 200
 
@@ -76,6 +83,8 @@ class Methods:
         self.closing = 0
         self._close_when_started: set[Instance] = set()
         self._stored: set[int] = set()  # ids of those in memory that the store has taken
+        self._config_sizes: dict[int, int] = {}  # by the ids of those in memory
+        self._configs_size = 0  # their sum
         self.plugins = plugins
         self.directory = directory
         self.errors = errors or {}
@@ -181,10 +190,13 @@ class Methods:
             config = b""
         if self.store.add(instance.id, name, config, instance.started):
             self._stored.add(instance.id)
+        if self.store.is_to_be_trimmed:
+            self.trim_store()
 
     def _start(self, id: int, name: str, text: Any, started: float, how: str) -> Instance:
         """Starts an instance, whatever comes of it, and adds it."""
         config: dict[str, Any] = {}
+        size = 0
         handlers: dict[str, Callable[..., Any]] = {}
         failure: str | None = None
         raised: BaseException | None = None
@@ -193,6 +205,8 @@ class Methods:
         self._make_room()
         try:
             plugin = self._plugin(name)
+            size = _size(text)
+            self._make_room_for_config(id, size)
             config = _decode_config(text)
             handlers = self.handlers.construct(plugin, config)
             runners = self.handlers.runners(plugin)
@@ -209,6 +223,9 @@ class Methods:
         start = handlers.pop(START, None)
         instance = Instance(id, plugin, _told(config), started, handlers, failure, runners)
         self.dispatcher.add_instance(instance)
+        if config:
+            self._config_sizes[id] = size
+            self._configs_size += size
         if start is not None:
             self._run_start(instance, start)
         return instance
@@ -284,6 +301,37 @@ class Methods:
         else:
             self._put_away(idle[:1], reason, comes_back=False)
 
+    def _make_room_for_config(self, id: int, size: int) -> None:
+        """Closes idle instances that come back from the store, if a configuration needs their room.
+
+        :raises KongpsError: when that would not suffice; then none is closed.
+        """
+        missing = self._configs_size + size - MAX_CONFIGS_SIZE
+        if missing <= 0:
+            return
+        chosen: list[Instance] = []
+        if size <= MAX_CONFIGS_SIZE:
+            for instance in self.dispatcher.idle_instances(0.0):
+                if missing > 0 and instance.id in self._config_sizes and self._comes_back(instance):
+                    missing -= self._config_sizes[instance.id]
+                    chosen.append(instance)
+        reason = f"configurations may take {MAX_CONFIGS_SIZE} bytes of memory"
+        if missing > 0:
+            if self.call_later is not None:
+                self.call_later(NO_ROOM_FOR, lambda: self._try_again(id))
+            raise KongpsError(
+                f"{reason}, and others use too much of that; have fewer or smaller ones, or divide "
+                "the plugins among several servers"
+            )
+        self._put_away(chosen, reason)
+
+    def _try_again(self, id: int) -> None:
+        """Has the next event start an instance again for whose configuration there was no room."""
+        with contextlib.suppress(KongpsError):  # it is not here any more
+            instance = self.dispatcher.instance(id)
+            if instance.failure is not None and self._comes_back(instance):
+                self._put_away([instance], "there was no room for its configuration")
+
     def close_idle(self, seconds: float) -> None:
         """Closes instances that were not used for some time and will be found in the store."""
         if self.store is None or not self.store.working:
@@ -312,6 +360,7 @@ class Methods:
         """
         instance = self.dispatcher.remove_instance(id)
         self._stored.discard(id)
+        self._configs_size -= self._config_sizes.pop(id, 0)
         return instance
 
     def trim_store(self) -> None:
@@ -442,6 +491,11 @@ def _decode_config(text: Any) -> dict[str, Any]:
 
 def _as_bytes(text: str | bytes) -> bytes:
     return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+
+
+def _size(text: Any) -> int:
+    """Bytes of a configuration."""
+    return len(_as_bytes(text)) if isinstance(text, (str, bytes)) else 0
 
 
 def _resident() -> int:
