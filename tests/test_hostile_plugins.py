@@ -546,6 +546,25 @@ def test_a_name_with_control_characters_is_not_put_into_the_log(
         assert len(server.text().splitlines()) == 2
 
 
+def test_names_of_a_megabyte_cost_no_memory_and_no_log(plugins: Path, short_path: Path) -> None:
+    with serving(plugins, short_path / "k.sock") as server:
+        wire = server.connect()
+        for letter in ("n", "/", "\x1b"):
+            wire.start(letter * 1_000_000)
+        before = wire.call("GetStatus", 0)["Memory"]
+        ids = [wire.start(letter * 1_000_000) for letter in "n/\x1b" * 10]
+        assert wire.call("GetStatus", 0)["Memory"] - before < 4_000_000
+        for id in ids:
+            assert wire.event(id)["Data"]["Method"] == FAILED
+            assert len(wire.call("InstanceStatus", id)["Name"]) == 41
+        with pytest.raises(RPCError, match=r"there is no plugin 'n{40}…'") as raised:
+            wire.call("GetPluginInfo", "n" * 1_000_000)
+        assert len(str(raised.value)) < 1000
+        assert len(server.text()) < 50_000
+        stored = list(Path(f"{short_path}/k.sock.d").iterdir())
+        assert sum(each.stat().st_size for each in stored) < 50_000
+
+
 def test_a_peer_that_has_closed_its_side_gets_what_it_asked_for(
     plugins: Path, short_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from wire import Direct, Process, ProtobufSocket, RPCError, Socket, serving
 
+from kongps import methods as methods_module
 from kongps import store as store_module
 from kongps.core.dispatch import Dispatcher
 from kongps.core.inline_runner import InlineRunner
@@ -319,6 +320,94 @@ def test_more_instances_than_may_be_close_the_one_used_least_recently(
                 wire.event(ids[1])
 
 
+def test_instances_that_come_back_from_the_store_make_room_before_others(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(store_module, "MAX_CONFIG_SIZE", 100)
+    methods = methods_with(store, max_instances=2)
+    wire = Direct(methods.dispatcher)
+    large = wire.start("telling", config("l" * 100))
+    small = wire.start("telling", config("s"))
+    assert f"instance {large} of plugin telling is not kept for a restart" in caplog.text
+    more = wire.start("telling", config("m" * 100))
+    assert [each.id for each in methods.dispatcher.all_instances()] == [large, more]
+    assert f"instance {small} of plugin telling closed until it is used: there are 2" in caplog.text
+    assert "for good" not in caplog.text
+    # Only those are left that do not come back: one of them has to go, and the log says so.
+    wire.step(wire.event(small))
+    assert methods.dispatcher.live_instances == 2
+    text = f"instance {large} of plugin telling closed for good, since the store does not have it"
+    assert text in caplog.text
+    assert f"{large} of plugin telling closed until" not in caplog.text
+    with pytest.raises(RPCError, match="No plugin instance"):
+        wire.event(large)
+
+
+def padded(name: str, size: int) -> str:
+    """A configuration of some bytes."""
+    return config(name).ljust(size)
+
+
+def test_configurations_in_memory_are_bounded(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(methods_module, "MAX_CONFIGS_SIZE", 4000)
+    methods = methods_with(store)
+    wire = Direct(methods.dispatcher)
+    ids = [wire.start("telling", padded(f"n{n}", 1000)) for n in range(4)]
+    time.sleep(0.05)  # the dispatcher's clock is coarse
+    wire.step(wire.event(ids[0]))
+    ids.append(wire.start("telling", padded("n4", 1500)))
+    assert [each.id for each in methods.dispatcher.all_instances()] == [ids[0], ids[3], ids[4]]
+    assert f"{ids[1]} of plugin telling closed until it is used: configurations" in caplog.text
+    for n, id in enumerate(ids):
+        answer = wire.event(id)
+        assert answer["Data"]["Args"] == ["x", f"n{n}"]
+        wire.step(answer)
+    wire.call("CloseInstance", ids[4])
+    assert sum(len(each.config) for each in methods.dispatcher.all_instances()) <= 3
+    for _ in range(100):  # what is closed takes no room
+        wire.call("CloseInstance", wire.start("telling", padded("n", 3000)))
+    assert "did not start" not in caplog.text
+
+
+@pytest.mark.parametrize("how", ["busy", "not stored", "too large"])
+def test_a_configuration_without_room_in_memory_fails_its_events_until_there_is_room(
+    store: InstanceStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    monkeypatch.setattr(methods_module, "MAX_CONFIGS_SIZE", 4000)
+    monkeypatch.setattr(store_module, "MAX_CONFIG_SIZE", 2500 if how == "not stored" else 1 << 20)
+    later: list[Any] = []
+    methods = methods_with(store, call_later=lambda seconds, call: later.append(call))
+    wire = Direct(methods.dispatcher)
+    small = wire.start("telling", padded("small", 1000))
+    large = wire.start("telling", padded("large", 2900))
+    events = [wire.event(large)] if how == "busy" else []
+    failing = wire.start("telling", padded("failing", 4001 if how == "too large" else 2000))
+    assert wire.event(failing)["Data"]["Method"] == "kong.response.exit"
+    assert "configurations may take 4000 bytes of memory" in caplog.text
+    assert "fewer or smaller ones" in caplog.text
+    # The others stay as they are: closing them would not have been enough.
+    assert methods.dispatcher.live_instances == 3
+    assert wire.event(small)["Data"]["Args"] == ["x", "small"]
+    for event in events:
+        wire.step(event)
+    wire.call("CloseInstance", large)
+    assert wire.event(failing)["Data"]["Method"] == "kong.response.exit"
+    while later:
+        later.pop(0)()
+    answer = wire.event(failing)["Data"]
+    if how == "too large":
+        assert answer["Method"] == "kong.response.exit"
+    else:
+        assert answer["Args"] == ["x", "failing"]
+
+
 def test_an_id_is_not_given_out_again(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,7 +426,7 @@ def test_a_configuration_of_any_bytes_comes_back_as_it_was(store: InstanceStore)
     first = methods_with(store)
     id = first.start_instance({"Name": "telling", "Config": b'{"name": "\xc3\xa9"}'})["Id"]
     broken = first.start_instance({"Name": "telling", "Config": b"\xff\x00"})["Id"]
-    missing = first.start_instance({"Name": "\udc80no", "Config": "{}"})["Id"]
+    missing = first.start_instance({"Name": "no", "Config": "{}"})["Id"]
     again = methods_with(store)
     wire = Direct(again.dispatcher)
     assert wire.event(id)["Data"]["Args"] == ["x", "é"]
@@ -345,19 +434,62 @@ def test_a_configuration_of_any_bytes_comes_back_as_it_was(store: InstanceStore)
         assert wire.event(failed)["Data"]["Method"] == "kong.response.exit"
 
 
+NO_NAMES = ["\udc80no", "../../etc/passwd", "_no", "n" * 201, "n" * 1_000_000]
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=lambda name: ascii(name[:20]))
+def test_what_cannot_be_a_plugins_name_is_not_stored(store: InstanceStore, name: str) -> None:
+    methods = methods_with(store)
+    id = methods.start_instance({"Name": name, "Config": config(SECRET)})["Id"]
+    assert Direct(methods.dispatcher).event(id)["Data"]["Method"] == "kong.response.exit"
+    assert not store.knows(id)
+    assert os.path.getsize(store.path) < 20_000
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=lambda name: ascii(name[:20]))
+def test_other_workers_fail_the_events_of_what_cannot_be_a_plugins_name(
+    tmp_path: Path, name: str
+) -> None:
+    path = str(tmp_path / "d" / "instances.sqlite")
+    stores = [InstanceStore(path, shared=True) for _ in range(2)]
+    first, second = (methods_with(store) for store in stores)
+    id = first.start_instance({"Name": name, "Config": config(SECRET)})["Id"]
+    assert Direct(second.dispatcher).event(id)["Data"]["Method"] == "kong.response.exit"
+    assert os.path.getsize(path) < 20_000
+    assert SECRET.encode() not in Path(path).read_bytes()
+    for store in stores:
+        store.close()
+
+
 # --- the database ------------------------------------------------------------------------------
 
 
-def test_the_store_forgets_what_was_not_used_for_long(
+def test_the_store_forgets_what_was_closed_long_ago_and_nothing_that_kong_may_hold(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for id in range(1, 5):
         store.add(id, "p", b"{}", 1.0)
+    store.close_instance(2)
     monkeypatch.setattr(store_module.time, "time", lambda: 1e10)
-    store.touch([2])
-    store.add(5, "p", b"{}", 2.0)
+    store.close_instance(3)
     store.trim()
-    assert [id for id in range(1, 6) if store.find(id)] == [2, 5]
+    assert [id for id in range(1, 5) if store.knows(id)] == [1, 3, 4]
+    again = InstanceStore(store.path)
+    assert [id for id in range(1, 5) if again.find(id)] == [1, 4]
+    again.close()
+
+
+@both
+def test_an_id_that_kong_has_not_used_for_months_goes_on_working(
+    telling: Path, short_path: Path, protocol: str
+) -> None:
+    path = short_path / "k.sock"
+    with serving(telling, path) as server:
+        id = connect(server, protocol).start("telling", config("old"))
+    with contextlib.closing(sqlite3.connect(store_path(str(path)))) as database, database:
+        database.execute("UPDATE instances SET last_used = 1.0")
+    with serving(telling, path) as server:
+        assert shows(server, id, protocol, "old")
 
 
 def test_the_store_forgets_what_is_over_the_count(
@@ -374,6 +506,43 @@ def test_the_store_forgets_what_is_over_the_count(
     store.trim()
     assert [id for id in range(1, 6) if store.find(id)] == [1, 3, 4]
     assert not store.knows(5)
+
+
+def test_the_store_forgets_what_is_over_the_size(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_STORED_SIZE", 1 << 20)
+    clock = iter(range(1, 1000))
+    monkeypatch.setattr(store_module.time, "time", lambda: float(next(clock)))
+    monkeypatch.setattr(store_module, "USED_AGAIN_AFTER", 1000.0)
+    for id in range(1, 16):
+        store.add(id, "p", bytes(100_000), 1.0)
+        store.add(100 + id, "p", b"{}", 1.0)
+        store.close_instance(100 + id)
+    store.touch([2])
+    store.trim()
+    kept = [id for id in range(1, 16) if store.find(id)]
+    assert kept == [2, *range(15 - len(kept) + 2, 16)]
+    assert 8 <= len(kept) <= 10
+    assert store.knows(101)  # what has no configuration takes no room
+    store.trim()
+    assert len([id for id in range(1, 16) if store.find(id)]) == len(kept)
+
+
+def test_a_store_that_grows_fast_is_trimmed_at_once_and_keeps_what_is_used(
+    store: InstanceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_STORED_SIZE", 1 << 20)
+    methods = methods_with(store, max_instances=5)
+    wire = Direct(methods.dispatcher)
+    used = wire.start("telling", config("used"))
+    answer = wire.event(used)
+    ids = [wire.start("telling", padded("n", 20_000)) for _ in range(200)]
+    assert os.path.getsize(store.path) < (1 << 20) * 5 // 4
+    wire.step(answer)
+    assert store.find(used) is not None
+    assert store.find(ids[-1]) is not None
+    assert store.find(ids[0]) is None
 
 
 def test_a_configuration_that_is_too_large_is_not_kept(
@@ -436,13 +605,15 @@ def test_an_instance_that_is_found_again_counts_as_used(
     """Servers that are started again more often than they trim must not forget what Kong uses."""
     clock = time.time()
     monkeypatch.setattr(store_module.time, "time", lambda: clock)
+    monkeypatch.setattr(store_module, "MAX_STORED", 3)
     for id in (1, 2):
         store.add(id, "p", b"{}", 1.0)
-    for _ in range(10):
-        clock += store_module.MAX_AGE / 4
+    for new in range(10, 15):
+        clock += 2 * store_module.USED_AGAIN_AFTER
         store.close()
         store = InstanceStore(store.path)
         assert store.find(1) is not None
+        store.add(new, "p", b"{}", 1.0)
     assert store.find(2) is None
 
 

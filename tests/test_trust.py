@@ -104,6 +104,86 @@ def test_what_a_link_leads_to_is_what_counts(plugins: Path, tmp_path: Path) -> N
     assert set(load_directory(plugins, checked=True).plugins) == {"hello"}
 
 
+@pytest.mark.parametrize("sticky", [False, True])
+def test_a_linked_file_that_others_may_replace_is_refused(
+    plugins: Path, short_path: Path, sticky: bool
+) -> None:
+    elsewhere = short_path / "elsewhere"
+    (elsewhere / "inside").mkdir(parents=True)
+    elsewhere.chmod(0o755)
+    target = elsewhere / "inside" / "target.py"
+    shutil.copy(EXAMPLES / "hello.py", target)
+    target.chmod(0o644)
+    target.parent.chmod(0o755)
+    (plugins / "linked.py").symlink_to(target)
+    assert set(load_directory(plugins, checked=True).plugins) == {"hello", "linked"}
+    target.parent.chmod(0o1777 if sticky else 0o777)
+    loaded = load_directory(plugins, checked=True)
+    assert set(loaded.plugins) == {"hello"}
+    (error,) = loaded.errors
+    mend = "use another directory" if sticky else f"chmod go-w {target.parent}"
+    assert f"{mend}, or allow it" in str(error)
+    assert "linked" in load_directory(plugins).plugins
+    target.parent.chmod(0o755)
+    elsewhere.chmod(0o1777 if sticky else 0o777)
+    loaded = load_directory(plugins, checked=True)
+    assert ("linked" in loaded.plugins) is sticky  # nobody renames what another has in such a one
+    assert sticky or f"chmod o-w {elsewhere}" in str(loaded.errors[0])
+
+
+def test_a_link_that_others_may_replace_is_refused(plugins: Path, short_path: Path) -> None:
+    """However many links there are, each counts."""
+    public = short_path / "public"
+    public.mkdir(mode=0o755)
+    for name in ("target.py", "_package/__init__.py", "package/__init__.py"):
+        (short_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(EXAMPLES / "hello.py", short_path / name)
+        (short_path / name).chmod(0o644)
+        (short_path / name).parent.chmod(0o755)
+    (public / "link.py").symlink_to("../target.py")
+    (public / "package").symlink_to(short_path / "package")
+    (plugins / "linked.py").symlink_to("../public/link.py")
+    (plugins / "package").symlink_to("../public/package")
+    assert set(load_directory(plugins, checked=True).plugins) == {"hello", "linked", "package"}
+    writable(public)
+    loaded = load_directory(plugins, checked=True)
+    assert set(loaded.plugins) == {"hello"}
+    assert len(loaded.errors) == 2
+    for error in loaded.errors:
+        assert f"chmod o-w {public}" in str(error)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_directory_in_one_that_others_may_write_is_refused(
+    plugins: Path, short_path: Path, linked: bool
+) -> None:
+    directory = plugins
+    writers = short_path
+    if linked:
+        writers = short_path / "public"
+        writers.mkdir(mode=0o755)
+        (writers / "plugins").symlink_to(plugins)
+        directory = writers / "plugins"
+    assert load_directory(directory, checked=True).plugins
+    writable(writers)
+    with pytest.raises(ServerError, match=rf"chmod o-w {writers}, or allow it"):
+        load_directory(directory, checked=True)
+    with pytest.raises(ServerError):
+        load_plugin(directory, "hello", checked=True)
+    assert load_directory(directory).plugins
+    writers.chmod(writers.stat().st_mode | 0o1000)
+    assert load_directory(directory, checked=True).plugins
+
+
+@as_root
+def test_whose_the_directories_further_up_are_does_not_count(
+    plugins: Path, short_path: Path
+) -> None:
+    os.chown(short_path, 12345, 12345)
+    short_path.chmod(0o775)
+    assert load_directory(plugins, checked=True).plugins
+
+
 @as_root
 def test_a_file_of_another_user_is_refused(plugins: Path) -> None:
     os.chown(plugins / "hello.py", 12345, 0)
@@ -194,3 +274,33 @@ def test_a_file_that_others_may_write_is_not_run(plugins: Path) -> None:
     assert refused.returncode == 1
     assert b"chmod go-w" in refused.stderr
     assert run("run", str(file), "--dump", FLAG).returncode == 0
+
+
+def test_a_file_that_others_may_replace_is_not_run(plugins: Path, short_path: Path) -> None:
+    """By its directory, by the one of a link to it, by one that they are in."""
+    file = plugins / "hello.py"
+    links = short_path / "links"
+    links.mkdir(mode=0o755)
+    (links / "hello.py").symlink_to(file)
+    assert run("run", str(file), "--dump").returncode == 0
+    assert run("run", str(links / "hello.py"), "--dump").returncode == 0
+    for path, named, mend in (
+        (file, plugins, "go-w"),
+        (links / "hello.py", plugins, "go-w"),
+        (links / "hello.py", links, "go-w"),
+        (file, short_path, "o-w"),
+    ):
+        mode = named.stat().st_mode
+        writable(named)
+        refused = run("run", str(path), "--dump")
+        assert refused.returncode == 1
+        assert f"chmod {mend} {named}, or allow it with".encode() in refused.stderr
+        assert refused.stderr.count(b"\n") == 1
+        assert run("run", str(path), "--dump", FLAG).returncode == 0
+        named.chmod(mode)
+
+
+def test_nobody_is_told_to_change_a_directory_that_has_to_be_everybodys(plugins: Path) -> None:
+    plugins.chmod(0o1777)
+    with pytest.raises(ServerError, match=r"everybody.*use another directory, or allow it"):
+        load_directory(plugins, checked=True)

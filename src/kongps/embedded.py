@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from kongps import cli, kong_pdk_shim, log
 from kongps.errors import ServerError
 from kongps.settings import from_environment
-from kongps.trust import refused
+from kongps.trust import refused_file
 
 if TYPE_CHECKING:
     from kongps.plugin import Plugin
@@ -79,12 +79,12 @@ def run_file(path: str, arguments: Sequence[str]) -> int:
     :param path: the file.
     :param arguments: the flags for it.
     :returns: the exit code.
-    :raises ServerError: when there is no such file, or others may write it.
+    :raises ServerError: when there is no such file, or others may write or replace it.
     """
     if not os.path.isfile(path):
         raise ServerError(f"there is no file {path}")
     allowed = cli.UNSAFE_FLAG in arguments or from_environment().get("allow_unsafe_plugins")
-    reason = None if allowed else refused(path)
+    reason = None if allowed else refused_file(path)
     if reason is not None:
         raise ServerError(reason)
     kong_pdk_shim.install()

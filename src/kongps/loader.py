@@ -36,6 +36,7 @@ __all__ = [
     "from_object",
     "load_directory",
     "load_plugin",
+    "shown_name",
     "valid_name",
 ]
 
@@ -72,6 +73,11 @@ def valid_name(name: object) -> bool:
     )
 
 
+def shown_name(name: str) -> str:
+    """`name` as it is kept and shown: the beginning of one that is too long for a plugin's."""
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[:40]}…"
+
+
 def check_name(name: object) -> str:
     """`name`, when it can be a plugin's name. Done before a name gets to the file system.
 
@@ -81,7 +87,7 @@ def check_name(name: object) -> str:
         return name  # type: ignore[return-value]
     shown = name if isinstance(name, str) else repr(name)
     if len(shown) > MAX_NAME_LENGTH:
-        raise PluginNameError(f"{shown[:40]}…", f"a name has at most {MAX_NAME_LENGTH} characters")
+        raise PluginNameError(shown_name(shown), f"a name has at most {MAX_NAME_LENGTH} characters")
     raise PluginNameError(
         shown, "a name consists of letters, digits, _ and -, and starts with a letter or a digit"
     )

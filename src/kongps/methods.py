@@ -22,6 +22,7 @@ from kongps.core.msgpack import PackError, packb
 from kongps.core.report import report
 from kongps.errors import ConfigError, KongpsError
 from kongps.handlers import CLOSE, START, Handlers
+from kongps.loader import shown_name, valid_name
 from kongps.settings import MAX_INSTANCES
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 
 # Ids fit the positive int32 that ProtoBuf:1 has for them.
 HIGHEST_INSTANCE_ID = 2**31 - 1
+
+# Bytes of configurations in memory, as Kong sends them; their objects take a few times as much.
+# Over a thousand of 200 KB each, which is more than certificates and rules take.
+MAX_CONFIGS_SIZE = 256 << 20
+
+# Seconds after which one that found no room there may try again, with its next event.
+NO_ROOM_FOR = 10.0
 
 # Idle instances that are closed in one go: events wait meanwhile.
 MOST_CLOSED_AT_ONCE = 200
@@ -74,6 +82,9 @@ class Methods:
         self.call_later = call_later
         self.closing = 0
         self._close_when_started: set[Instance] = set()
+        self._stored: set[int] = set()  # ids of those in memory that the store has taken
+        self._config_sizes: dict[int, int] = {}  # by the ids of those in memory
+        self._configs_size = 0  # their sum
         self.plugins = plugins
         self.directory = directory
         self.errors = errors or {}
@@ -157,17 +168,35 @@ class Methods:
         """
         if not isinstance(argument, dict) or not isinstance(argument.get("Name"), str):
             raise KongpsError("StartInstance takes a map with the Name and Config of an instance")
-        name, text = argument["Name"], argument.get("Config")
+        name, text = shown_name(argument["Name"]), argument.get("Config")
         instance = self._start(self._new_id(), name, text, time.time(), "started")
-        if self.store is not None and isinstance(text, (str, bytes)):
-            self.store.add(instance.id, name, _as_bytes(text), instance.started)
+        if isinstance(text, (str, bytes)):
+            self._keep(instance, name, _as_bytes(text))
         if name in self.plugins:
             self.last_start[name] = instance.started
         return _status(instance)
 
+    def _keep(self, instance: Instance, name: str, config: bytes) -> None:
+        """Puts an instance into the store, if it could ever start from there.
+
+        What cannot be a plugin's name never will be one. Only other workers are told of it, who
+        have to fail its events too, and they need no configuration for that.
+        """
+        if self.store is None:
+            return
+        if name not in self.plugins and not valid_name(name):
+            if not self.store.shared:
+                return
+            config = b""
+        if self.store.add(instance.id, name, config, instance.started):
+            self._stored.add(instance.id)
+        if self.store.is_to_be_trimmed:
+            self.trim_store()
+
     def _start(self, id: int, name: str, text: Any, started: float, how: str) -> Instance:
         """Starts an instance, whatever comes of it, and adds it."""
         config: dict[str, Any] = {}
+        size = 0
         handlers: dict[str, Callable[..., Any]] = {}
         failure: str | None = None
         raised: BaseException | None = None
@@ -176,6 +205,8 @@ class Methods:
         self._make_room()
         try:
             plugin = self._plugin(name)
+            size = _size(text)
+            self._make_room_for_config(id, size)
             config = _decode_config(text)
             handlers = self.handlers.construct(plugin, config)
             runners = self.handlers.runners(plugin)
@@ -192,6 +223,9 @@ class Methods:
         start = handlers.pop(START, None)
         instance = Instance(id, plugin, _told(config), started, handlers, failure, runners)
         self.dispatcher.add_instance(instance)
+        if config:
+            self._config_sizes[id] = size
+            self._configs_size += size
         if start is not None:
             self._run_start(instance, start)
         return instance
@@ -245,33 +279,92 @@ class Methods:
         kept = self.store.find(id) if self.store is not None else None
         if kept is None:
             raise KongpsError(f"No plugin instance {id}")
-        return self._start(id, kept.plugin, kept.config, kept.started, "started again")
+        instance = self._start(id, kept.plugin, kept.config, kept.started, "started again")
+        self._stored.add(id)
+        return instance
+
+    def _comes_back(self, instance: Instance) -> bool:
+        """Whether an instance is in the store, for the next event after it is closed here."""
+        if self.store is None or instance.id not in self._stored:
+            return False
+        return self.store.knows(instance.id)
 
     def _make_room(self) -> None:
-        """Closes the instance that was used least recently, when there are as many as may be."""
+        """Closes the instance that was used least recently, when there are as many as may be.
+
+        Those that come back from the store go first: Kong never learns of it.
+        """
         if self.dispatcher.live_instances < self.max_instances:
             return
-        reason = f"there are {self.max_instances} instances, the most allowed"
-        self._put_away(self.dispatcher.idle_instances(0.0)[:1], reason)
+        idle = self.dispatcher.idle_instances(0.0)
+        kept = next((instance for instance in idle if self._comes_back(instance)), None)
+        reason = f"there are {self.max_instances} instances, the most allowed (--max-instances)"
+        if kept is not None:
+            self._put_away([kept], reason)
+        else:
+            self._put_away(idle[:1], reason, comes_back=False)
+
+    def _make_room_for_config(self, id: int, size: int) -> None:
+        """Closes idle instances that come back from the store, if a configuration needs their room.
+
+        :raises KongpsError: when that would not suffice; then none is closed.
+        """
+        missing = self._configs_size + size - MAX_CONFIGS_SIZE
+        if missing <= 0:
+            return
+        chosen: list[Instance] = []
+        if size <= MAX_CONFIGS_SIZE:
+            for instance in self.dispatcher.idle_instances(0.0):
+                if missing > 0 and instance.id in self._config_sizes and self._comes_back(instance):
+                    missing -= self._config_sizes[instance.id]
+                    chosen.append(instance)
+        reason = f"configurations may take {MAX_CONFIGS_SIZE} bytes of memory"
+        if missing > 0:
+            if self.call_later is not None:
+                self.call_later(NO_ROOM_FOR, lambda: self._try_again(id))
+            raise KongpsError(
+                f"{reason}, and others use too much of that; have fewer or smaller ones, or divide "
+                "the plugins among several servers"
+            )
+        self._put_away(chosen, reason)
+
+    def _try_again(self, id: int) -> None:
+        """Has the next event start an instance again for whose configuration there was no room."""
+        with contextlib.suppress(KongpsError):  # it is not here any more
+            instance = self.dispatcher.instance(id)
+            if instance.failure is not None and self._comes_back(instance):
+                self._put_away([instance], "there was no room for its configuration")
 
     def close_idle(self, seconds: float) -> None:
         """Closes instances that were not used for some time and will be found in the store."""
         if self.store is None or not self.store.working:
             return
         idle = self.dispatcher.idle_instances(seconds)
-        kept = (instance for instance in idle if self.store.knows(instance.id))
+        kept = (instance for instance in idle if self._comes_back(instance))
         self._put_away(list(islice(kept, MOST_CLOSED_AT_ONCE)), f"not used for {seconds:g} s")
 
-    def _put_away(self, instances: list[Instance], reason: str) -> None:
+    def _put_away(self, instances: list[Instance], reason: str, *, comes_back: bool = True) -> None:
         if self.store is not None:
             self.store.touch([instance.id for instance in instances])
+        how = "until it is used" if comes_back else "for good, since the store does not have it"
         for instance in instances:
-            self.dispatcher.remove_instance(instance.id)
+            self._remove(instance.id)
             report(
-                logging.INFO, "instance %d of plugin %s closed until it is used: %s",
-                instance.id, instance.plugin.name, reason,
+                logging.INFO if comes_back else logging.WARNING,
+                "instance %d of plugin %s closed %s: %s",
+                instance.id, instance.plugin.name, how, reason,
             )  # fmt: skip
             self._close(instance)
+
+    def _remove(self, id: int) -> Instance:
+        """Takes an instance out of memory.
+
+        :raises KongpsError: when it is not there.
+        """
+        instance = self.dispatcher.remove_instance(id)
+        self._stored.discard(id)
+        self._configs_size -= self._config_sizes.pop(id, 0)
+        return instance
 
     def trim_store(self) -> None:
         """Has the store forget what nobody has used for long."""
@@ -287,7 +380,7 @@ class Methods:
         """Closes an instance; events of it that are under way go on to their end."""
         instance = self._instance(_instance_id(id))
         with contextlib.suppress(KongpsError):  # it is only in the store
-            self.dispatcher.remove_instance(instance.id)
+            self._remove(instance.id)
         if self.store is not None:
             self.store.close_instance(instance.id)
         self.last_close[instance.plugin.name] = time.time()
@@ -298,7 +391,7 @@ class Methods:
     def drop_instance(self, id: int) -> None:
         """Closes an instance that Kong has closed in another worker."""
         with contextlib.suppress(KongpsError):  # it never was here
-            instance = self.dispatcher.remove_instance(id)
+            instance = self._remove(id)
             self.last_close[instance.plugin.name] = time.time()
             self._close(instance)
 
@@ -308,7 +401,7 @@ class Methods:
         if self.store is not None:
             self.store.close()
         for instance in instances:
-            self.dispatcher.remove_instance(instance.id)
+            self._remove(instance.id)
             self._close(instance)
 
     def _close(self, instance: Instance) -> None:
@@ -360,6 +453,7 @@ class Methods:
                 return self.plugins[name]
             if name in self.errors:
                 raise KongpsError(self.errors[name])
+            name = shown_name(name)
         raise KongpsError(f"there is no plugin {name!r} on this server")
 
     def _new_id(self) -> int:
@@ -401,6 +495,11 @@ def _decode_config(text: Any) -> dict[str, Any]:
 
 def _as_bytes(text: str | bytes) -> bytes:
     return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+
+
+def _size(text: Any) -> int:
+    """Bytes of a configuration."""
+    return len(_as_bytes(text)) if isinstance(text, (str, bytes)) else 0
 
 
 def _resident() -> int:

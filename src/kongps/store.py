@@ -16,7 +16,7 @@ import sqlite3
 import stat
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
@@ -29,11 +29,22 @@ _T = TypeVar("_T")
 # Changes when the tables do; a store of another version is made anew.
 VERSION = 2
 
-# Seconds without use after which an instance is forgotten: the Kong that held its id is gone.
+# Seconds after which the id of a closed instance may be given out again. One that Kong has not
+# closed has no age: Kong may hold an id for long before it uses it again, and Kong 2.4 to 2.8
+# never recover from one that is gone.
 MAX_AGE = 7 * 24 * 3600.0
 
-# Most instances kept; those unused for longest are forgotten first.
+# Most instances kept; closed ones are forgotten first, then those unused for longest. Each nginx
+# worker that ends leaves those that it has started.
 MAX_STORED = 100_000
+
+# Bytes of all that is kept; of instances that Kong has not closed, those unused for longest are
+# forgotten first. Ten thousand bytes for each of the most instances: what one with a certificate
+# takes. It is looked at after each eighth of them.
+MAX_STORED_SIZE = 1 << 30
+
+# Bytes that an instance takes at least, in the table and its index.
+ROW_SIZE = 80
 
 # Seconds after which an instance that is found again counts as used anew.
 USED_AGAIN_AFTER = 3600.0
@@ -68,7 +79,7 @@ CREATE TABLE instances (
 """
 
 # So that trimming, which the server before this one may have to wait for, does not read them all.
-_INDEX = "CREATE INDEX IF NOT EXISTS instances_by_use ON instances (last_used)"
+_INDEX = "CREATE INDEX IF NOT EXISTS instances_to_trim ON instances (config IS NULL, last_used)"
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,7 @@ class InstanceStore:
         self._file: tuple[int, int] | None = None
         self._database: sqlite3.Connection | None = None
         self._locked = False
+        self._added = 0
         try:
             self._open_patiently()
         except (OSError, sqlite3.Error, _Foreign) as error:
@@ -116,6 +128,16 @@ class InstanceStore:
     def working(self) -> bool:
         """Whether instances are kept."""
         return self._database is not None
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes find their instances here."""
+        return self._shared
+
+    @property
+    def is_to_be_trimmed(self) -> bool:
+        """Whether so much was added since the last time that trimming should not wait."""
+        return self._added > MAX_STORED_SIZE // 8
 
     def add(self, id: int, plugin: str, config: bytes, started: float) -> bool:
         """Keeps an instance; returns whether it is kept."""
@@ -131,6 +153,7 @@ class InstanceStore:
             "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?)",
             (id, name, config, started, time.time(), _checksum(id, name, config, started)),
         )
+        self._added += len(name) + len(config) + ROW_SIZE
         return done is not None
 
     def find(self, id: int) -> StoredInstance | None:
@@ -167,14 +190,20 @@ class InstanceStore:
         self._run_many("UPDATE instances SET last_used = ? WHERE id = ?", [(now, id) for id in ids])
 
     def trim(self) -> None:
-        """Forgets instances that were not used for long, and those over the count."""
-        self._run("DELETE FROM instances WHERE last_used < ?", (time.time() - MAX_AGE,))
+        """Forgets instances that were closed long ago, and those over the count or the size."""
+        self._added = 0
+        self._run(
+            "DELETE FROM instances WHERE (config IS NULL) = 1 AND last_used < ?",
+            (time.time() - MAX_AGE,),
+        )
         if (self._run("SELECT count(*) FROM instances", ()) or [(0,)])[0][0] > MAX_STORED:
             self._run(
                 "DELETE FROM instances WHERE id IN (SELECT id FROM instances "
                 "ORDER BY config IS NULL, last_used DESC LIMIT -1 OFFSET ?)",
                 (MAX_STORED,),
             )
+
+        self._guarded(_trim_size)
 
     def close(self) -> None:
         """Closes the database; what is in it stays."""
@@ -190,14 +219,8 @@ class InstanceStore:
 
     def _run_many(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         def run(database: sqlite3.Connection) -> None:
-            database.execute("BEGIN IMMEDIATE")
-            try:
+            with _transaction(database):
                 database.executemany(statement, rows)
-                database.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    database.execute("ROLLBACK")
-                raise
 
         self._guarded(run)
 
@@ -316,6 +339,45 @@ class InstanceStore:
         database.execute(
             "SELECT id, plugin, config, started, last_used, checksum FROM instances LIMIT 1"
         )
+
+
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
+
+
+def _trim_size(database: sqlite3.Connection) -> None:
+    """Forgets what was unused for longest while all takes more than it may."""
+    if _used_size(database) <= MAX_STORED_SIZE:
+        return
+    with _transaction(database):
+        missing = _used_size(database) - MAX_STORED_SIZE
+        forgotten = []
+        for id, size in database.execute(
+            "SELECT id, length(config) FROM instances WHERE (config IS NULL) = 0 ORDER BY last_used"
+        ):
+            if missing <= 0:
+                break
+            missing -= size + ROW_SIZE
+            forgotten.append((id,))
+        database.executemany("DELETE FROM instances WHERE id = ?", forgotten)
+
+
+def _used_size(database: sqlite3.Connection) -> int:
+    """Bytes of the pages that hold something; SQLite keeps others for later."""
+    numbers = (
+        database.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    pages, free, size = numbers
+    return int((pages - free) * size)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

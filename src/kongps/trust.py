@@ -1,6 +1,7 @@
 """Whether files may be run as plugins: nobody but root and the server's user may write them.
 
-Whoever writes a plugin is the server: sees its requests, and the secrets in its configurations.
+Whoever writes a plugin is the server: sees its requests, and the secrets in its configurations. So
+does who puts another file, or another directory, in the place of one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-__all__ = ["refused", "refused_entries"]
+__all__ = ["refused", "refused_entries", "refused_file"]
 
 # What Python imports; other files of a plugins directory are data.
 _CODE = (".py", ".pyc", ".so")
@@ -26,17 +27,26 @@ def refused(path: str) -> str | None:
         return f"{path} cannot be looked at: {error.strerror}"
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid not in (0, os.geteuid()):
-        who, mend = f"its owner {_user(found.st_uid)}", f"chown {_user(os.geteuid())}"
+        who, mend = f"its owner {_user(found.st_uid)}", f"chown {_user(os.geteuid())} {path}"
+    elif mode & 0o002 and mode & stat.S_ISVTX and stat.S_ISDIR(found.st_mode):
+        who, mend = "everybody", "use another directory"  # /tmp has to stay as it is
     elif mode & 0o002:
-        who, mend = "everybody", "chmod go-w"
+        who, mend = "everybody", f"chmod go-w {path}"
     elif mode & 0o020 and not _is_private(found.st_gid):
-        who, mend = f"the group {_group(found.st_gid)}", "chmod g-w"
+        who, mend = f"the group {_group(found.st_gid)}", f"chmod g-w {path}"
     else:
         return None
     trusted = " and ".join(dict.fromkeys(("root", _user(os.geteuid()))))
+    return f"{path} may be written by {who}, not only by {trusted}; {_mended(mend)}"
+
+
+def refused_file(path: str) -> str | None:
+    """As :func:`refused`, for a file that is run by itself: what it is in counts too."""
     return (
-        f"{path} may be written by {who}, not only by {trusted}; "
-        f"{mend} {path}, or allow it with --allow-unsafe-plugins"
+        refused(path)
+        or refused(os.path.dirname(os.path.abspath(path)))
+        or refused(os.path.dirname(os.path.realpath(path)))
+        or _refused_above(path)
     )
 
 
@@ -46,12 +56,52 @@ def refused_entries(directory: str) -> Iterator[tuple[str, str]]:
     :param directory: the plugins directory; its own entry is "".
     :raises OSError: when it cannot be read.
     """
-    reason = refused(directory)
+    reason = refused(directory) or _refused_above(directory)
     if reason is not None:
         yield "", reason
     for name in sorted(os.listdir(directory)):
         for reason in _refused_below(os.path.join(directory, name), set()):
             yield name, reason
+
+
+def _refused_above(path: str) -> str | None:
+    """Why a directory on the way to what is at a path lets others replace the rest of the way.
+
+    Only what is everybody's counts: owners and groups further up are odd in many a container.
+    """
+    for place in _on_the_way(path):
+        try:
+            mode = os.stat(place).st_mode
+        except OSError as error:
+            return f"{place} cannot be looked at: {error.strerror}"
+        if mode & 0o002 and not mode & stat.S_ISVTX:
+            return (
+                f"{place}, on the way to {path}, may be written by everybody; "
+                f"{_mended(f'chmod o-w {place}')}"
+            )
+    return None
+
+
+def _on_the_way(path: str) -> dict[str, None]:
+    """The directories that are looked into to get to what is at a path, links followed."""
+    places: dict[str, None] = {}
+    here = os.sep
+    parts = os.path.abspath(path).split(os.sep)[::-1]
+    while parts:
+        part = parts.pop()
+        places[here] = None
+        following = os.path.normpath(os.path.join(here, part))
+        if os.path.islink(following):
+            link = os.readlink(following)
+            parts += link.split(os.sep)[::-1]
+            here = os.sep if os.path.isabs(link) else here
+        else:
+            here = following
+    return places
+
+
+def _mended(mend: str) -> str:
+    return f"{mend}, or allow it with --allow-unsafe-plugins"
 
 
 def _refused_below(path: str, seen: set[tuple[int, int]]) -> Iterator[str]:
@@ -60,6 +110,8 @@ def _refused_below(path: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     if not os.path.isdir(path):
         if path.endswith(_CODE):
             reason = refused(path)
+            if reason is None and os.path.islink(path):
+                reason = refused(os.path.dirname(os.path.realpath(path))) or _refused_above(path)
             if reason is not None:
                 yield reason
         return
@@ -67,7 +119,7 @@ def _refused_below(path: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     if (found.st_dev, found.st_ino) in seen:  # a link to a directory that it is in
         return
     seen.add((found.st_dev, found.st_ino))
-    reason = refused(path)
+    reason = refused(path) or (_refused_above(path) if os.path.islink(path) else None)
     if reason is not None:
         yield reason
     for name in sorted(os.listdir(path)):
