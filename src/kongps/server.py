@@ -55,6 +55,10 @@ HAND_OVER_TIME = 3.0
 # Seconds between looks at whether it has.
 HAND_OVER_INTERVAL = 0.02
 
+# Seconds that a socket which plugin code closes may go on to be there: of what one call closes
+# together, such as os.closerange in a thread, nothing is gone before the last is closed.
+REOPEN_TIME = 1.0
+
 # Seconds that a server goes on after a signal to stop, while Kong has connections open and no new
 # server listens. One that is started at the same time listens after a third of that (Python, the
 # core, a plugin), and what is restarted the other way round waits for the old one to end.
@@ -594,7 +598,7 @@ class Server:
                 continue
             logger.error("the listening socket %s was closed: opening it anew", path)
             try:
-                self._open(path, 0.0)
+                self._open(path, REOPEN_TIME)
             except ServerError as error:
                 self._failure = f"the socket that plugin code has closed stays so: {error}"
                 self._begin_stop()
