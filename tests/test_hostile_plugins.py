@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import logging
@@ -271,39 +272,116 @@ def test_a_signal_handler_of_a_plugin_that_raises_while_the_loop_waits(
         assert "rung" in server.text()
 
 
-def test_a_connection_that_a_plugin_closes_behind_the_servers_back(
+LOSER = """
+import os, socket
+
+class Plugin:
+    {blocking}
+    what: str = "nothing"
+
+    {async_}def access(self, kong):
+        if self.what == "everything":
+            os.closerange(3, 1024)
+            return
+        for fd in range(3, 1024):
+            if is_one(fd, self.what):
+                os.close(fd)
+
+def is_one(fd, what):
+    try:
+        link = os.readlink(f"/proc/self/fd/{{fd}}")
+    except OSError:
+        return False
+    if what != "listener" or not link.startswith("socket:"):
+        return link.startswith(KINDS[what])
+    one = socket.socket(fileno=os.dup(fd))
+    with one:
+        return one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+KINDS = {{
+    "nothing": "nothing", "epolls": "anon_inode:[eventpoll]", "waker": "pipe:",
+    "listener": "nothing", "connections": "socket:", "store": {store!r},
+}}
+"""
+
+
+@pytest.mark.parametrize("protocol", ["MsgPack:1", "ProtoBuf:1"])
+@pytest.mark.parametrize("way", ["inline", "in a thread", "async"])
+@pytest.mark.parametrize(
+    "what", ["everything", "epolls", "waker", "listener", "connections", "store"]
+)
+def test_file_descriptors_of_the_server_that_a_plugin_closes(
+    plugins: Path, short_path: Path, what: str, way: str, protocol: str
+) -> None:
+    path = short_path / "k.sock"
+    text = LOSER.format(
+        blocking="blocking = True" if way == "in a thread" else "",
+        async_="async " if way == "async" else "",
+        store=f"{path}.d/",
+    )
+    write(plugins, "loser", text)
+    with serving(plugins, path, "--shutdown-timeout", "0.2") as server:
+        connect: Any = server.connect if protocol == "MsgPack:1" else server.connect_protobuf
+        other = server.connect()
+        wire = connect()
+        harmless, hello = wire.start("loser"), wire.start("hello")
+        connect().event(harmless)
+        with contextlib.suppress(OSError):
+            wire.event(wire.start("loser", json.dumps({"what": what})))
+        if what == "store":
+            assert other.start("hello")  # it is looked at when it is needed
+        server.wait_for(lambda: "plugin code has closed" in server.text(), 5.0)
+        server.wait_for(server.is_listening, 5.0)
+        for _ in range(2):
+            assert server.connect().call("GetStatus", 0)["Pid"] == server.process.pid
+            connect().event(harmless)
+            assert connect().event(hello)
+        kept = server.connect().start("hello")
+        if what in ("epolls", "waker", "listener", "store"):
+            assert other.call("GetStatus", 0)["Pid"] == server.process.pid
+        assert ("opening it anew" in server.text()) == (
+            what in ("everything", "listener", "connections", "store")
+        )
+        assert "Traceback" not in server.text(), server.text()
+        server.process.terminate()
+        assert server.end() == 0
+    with serving(plugins, path) as server:
+        assert server.connect().event(kept)
+
+
+def test_a_socket_that_a_plugin_closes_and_that_cannot_be_opened_anew(
     plugins: Path, short_path: Path
 ) -> None:
-    write(
-        plugins,
-        "closer",
-        """
-        import os, socket
-
-        class Plugin:
-            def access(self, kong):
-                for fd in range(3, 64):
-                    try:
-                        connection = socket.socket(fileno=os.dup(fd))
-                        with connection:
-                            connection.getsockname()
-                            listens = connection.getsockopt(
-                                socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-                            )
-                    except OSError:
-                        continue
-                    if not listens:
-                        os.close(fd)
-        """,
-    )
-    with serving(plugins, short_path / "k.sock") as server:
+    """Kong starts a server again that has ended, and no other."""
+    path = short_path / "k.sock"
+    text = LOSER.format(blocking="", async_="", store="")
+    write(plugins, "loser", text)
+    with serving(plugins, path) as server:
         wire = server.connect()
-        instance = wire.start("closer")
-        others = [server.connect() for _ in range(5)]
-        with pytest.raises((ConnectionError, OSError)):
-            others[2].event(instance)
-        again = server.connect()
-        assert again.call("GetStatus", 0)["Pid"] == server.process.pid
+        instance = wire.start("loser", '{"what": "listener"}')
+        path.unlink()
+        path.mkdir()
+        wire.event(instance)
+        assert server.end() == 1
+        assert "exists and is no socket" in server.text()
+
+
+def test_a_worker_whose_file_descriptors_a_plugin_closes_is_replaced(
+    plugins: Path, short_path: Path
+) -> None:
+    path = short_path / "k.sock"
+    write(plugins, "loser", LOSER.format(blocking="", async_="", store=""))
+    with serving(plugins, path, "--workers", "2") as server:
+        for what in ("everything", "epolls", "connections"):
+            wire = server.connect()
+            instance = wire.start("loser", json.dumps({"what": what}))
+            with contextlib.suppress(OSError):
+                wire.event(instance)
+            for _ in range(4):
+                again = server.connect()
+                assert again.event(again.start("hello"))["Data"]["Method"]
+                assert again.call("GetStatus", 0)["Pid"] == server.process.pid
+        server.wait_for(lambda: server.text().count("ended with exit code 1") == 3)
         server.process.terminate()
         assert server.end() == 0
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from kongps._version import __version__
 from kongps.core.connection import Unfinished, serve
 from kongps.core.dispatch import Dispatcher
-from kongps.core.loop import Loop
+from kongps.core.loop import Listener, Loop
 from kongps.core.report import report
 from kongps.core.watchdog import INTERRUPT
 from kongps.errors import ServerError
@@ -58,6 +58,10 @@ HAND_OVER_INTERVAL = 0.02
 # Seconds that a server that ends waits for the lock on its socket's directory. Servers keep it for
 # a moment; others may keep it for long.
 LONGEST_LOCK = 0.2
+
+# Seconds that a socket which plugin code closes may go on to be there: of what one call closes
+# together, such as os.closerange in a thread, nothing is gone before the last is closed.
+REOPEN_TIME = 1.0
 
 # Seconds that a server goes on after a signal to stop, while Kong has connections open and no new
 # server listens. One that is started at the same time listens after a third of that (Python, the
@@ -254,12 +258,15 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class SocketFiles:
-    """The sockets that are ours, as files: nobody else's are removed."""
+    """The sockets that are ours, as files: nobody else's are removed.
+
+    :ivar offered: whether a new server may put its own in their places.
+    """
 
     def __init__(self) -> None:
         self._made: dict[str, tuple[int, int]] = {}  # path: device and inode
         self._lost = False
-        self._offered = False
+        self.offered = False
 
     @property
     def paths(self) -> list[str]:
@@ -275,7 +282,7 @@ class SocketFiles:
 
     def look_after(self) -> None:
         """Says so, once, when one was removed or replaced."""
-        if self._lost or self._offered:
+        if self._lost or self.offered:
             return
         for path in self._made:
             if not self._is_ours(path):
@@ -289,9 +296,9 @@ class SocketFiles:
 
     def offer(self) -> None:
         """Lets a new server put its own in their places, once; until it does, these go on."""
-        if self._offered:
+        if self.offered:
             return  # by now the files may be a new server's
-        self._offered = True
+        self.offered = True
         for path in reversed(self._made):  # who takes the first one tries the other at once
             with contextlib.suppress(OSError):
                 if self._is_ours(path):
@@ -412,6 +419,9 @@ class Server:
             call_later=self.loop.call_later,
         )
         self._sockets = SocketFiles()
+        self._listeners: dict[str, Listener] = {}
+        self._failure: str | None = None
+        self.loop.on_loss = self._make_good
         self._signalled_at: float | None = None
         self._stop_at: float | None = None
         self._signals = 0
@@ -435,7 +445,7 @@ class Server:
         listening = self._sockets.open(
             path, settings.socket_mode, settings.listen_queue_size, patience
         )
-        serve(self.loop, listening, self.dispatcher, self._unfinished)
+        self._listeners[path] = serve(self.loop, listening, self.dispatcher, self._unfinished)
 
     def _open_store(self) -> None:
         """Opens the store of instances: of the server whose socket it stands beside, no other's."""
@@ -453,6 +463,8 @@ class Server:
 
         On the main thread it takes over the two signals while it runs, and SIGUSR1, which has it
         log what it holds.
+
+        :raises ServerError: when a plugin has closed the socket and it could not be opened anew.
         """
         if not self._sockets.paths:
             self.open()
@@ -470,6 +482,8 @@ class Server:
         finally:
             restore()
             self._close()
+        if self._failure is not None:
+            raise ServerError(self._failure)
         logger.info("kongps has stopped")
 
     def stop(self) -> None:
@@ -603,11 +617,29 @@ class Server:
         self.dispatcher.abandon_idle_events()
         if self.settings.instance_ttl:
             self.methods.close_idle(self.settings.instance_ttl)
+        self.loop.look_after()
         if self._stop_at is None:
             self._sockets.look_after()
         if self.settings.parent_watch and self._stop_at is None and os.getppid() != self._parent:
             logger.info("the process that started this server is gone")
             self._begin_stop()
+
+    def _make_good(self) -> None:
+        """Opens anew what Kong needs, when plugin code has closed file descriptors."""
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(self.loop.wakeup_fd, warn_on_full_buffer=False)
+        if self._stop_at is not None or self._sockets.offered:
+            return
+        for path, listener in list(self._listeners.items()):
+            if listener.open:
+                continue
+            logger.error("the listening socket %s was closed: opening it anew", path)
+            try:
+                self._open(path, REOPEN_TIME)
+            except ServerError as error:
+                self._failure = f"the socket that plugin code has closed stays so: {error}"
+                self._begin_stop()
+                return
 
     def _end_events(self) -> None:
         left = self.dispatcher.abandon_all_events()

@@ -116,6 +116,8 @@ class InstanceStore:
         self._shared = shared
         self._file: tuple[int, int] | None = None
         self._database: sqlite3.Connection | None = None
+        self._descriptor: int | None = None
+        self._lost: list[sqlite3.Connection] = []
         self._locked = False
         self._added = 0
         try:
@@ -208,9 +210,13 @@ class InstanceStore:
     def close(self) -> None:
         """Closes the database; what is in it stays."""
         database, self._database = self._database, None
-        if database is not None:
-            with contextlib.suppress(sqlite3.Error):
-                database.close()
+        if database is None:
+            return
+        if self._is_lost():
+            self._lost.append(database)  # never closed: the number may be a connection's by now
+            return
+        with contextlib.suppress(sqlite3.Error):
+            database.close()
 
     # --- what may go wrong -----------------------------------------------------------------------
 
@@ -230,7 +236,10 @@ class InstanceStore:
             if self._database is None:
                 return None
             try:
-                if self._shared and self._file != _identity(self.path):
+                if self._is_lost():
+                    report(logging.ERROR, "plugin code has closed %s: opening it anew", self.path)
+                    self._reopen()
+                elif self._shared and self._file != _identity(self.path):
                     self._reopen()  # another process has made it anew
                 done = work(self._database)
             except (OSError, sqlite3.Error, OverflowError, _Foreign) as error:
@@ -264,6 +273,10 @@ class InstanceStore:
         self._locked = not seconds
         if self._database is not None:
             self._database.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+
+    def _is_lost(self) -> bool:
+        """Whether plugin code has closed SQLite's file descriptor."""
+        return self._descriptor is not None and _identity(self._descriptor) != self._file
 
     def _reopen(self) -> None:
         self.close()
@@ -322,6 +335,7 @@ class InstanceStore:
         database.text_factory = lambda text: text.decode(errors="replace")
         self._database = database
         self._file = _identity(self.path)
+        self._descriptor = _descriptor_of(self._file)
         for setting in _SETTINGS:
             database.execute(setting)
         database.execute("BEGIN IMMEDIATE")
@@ -380,12 +394,22 @@ def _used_size(database: sqlite3.Connection) -> int:
     return int((pages - free) * size)
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(file: str | int) -> tuple[int, int] | None:
+    """The numbers of a file, by its path or a file descriptor."""
     try:
-        found = os.stat(path)
+        found = os.stat(file)
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _descriptor_of(file: tuple[int, int] | None) -> int | None:
+    """A file descriptor of a file, which SQLite does not tell; None when it cannot be found."""
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return None
+    return next((fd for fd in numbers if _identity(fd) == file), None)
 
 
 def _is_locked(error: Exception) -> bool:

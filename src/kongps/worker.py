@@ -142,6 +142,11 @@ class Worker(Server):
     def _tell_supervisor_numbers(self, request: int) -> None:
         self._tell("numbers", request, self.methods.numbers())
 
+    def _make_good(self) -> None:
+        """Ends at once: other workers can answer for its connections, and it cannot."""
+        logger.error("worker %d ends", os.getpid())
+        os._exit(1)
+
     def _supervisor_gone(self) -> None:
         if self._stop_at is None:
             logger.error("the supervisor is gone: worker %d ends", os.getpid())

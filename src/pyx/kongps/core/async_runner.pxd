@@ -41,6 +41,7 @@ cdef class AsyncRunner(AwayRunner):
     cdef AsyncioThread home       # None until there is something to run
     cdef int made                 # threads, ever; for their names
     cdef list blocked             # AsyncioThreads that were replaced and have not come back
+    cdef list lost                # AsyncioThreads whose file descriptors were closed
     cdef set works                # Tasks of no event
 
     cdef AsyncioThread thread(self)

@@ -39,6 +39,9 @@ cdef enum:
 # Seconds for which the asyncio loop may not turn before the log is told.
 LAG = 1.0
 
+# Seconds for which the asyncio loop sleeps at most: asleep, it does not see that it was closed.
+LONGEST_SLEEP = 1.0
+
 # Seconds that coroutines get at the server's end to hear that they are cancelled.
 LAST_TURNS = 1.0
 
@@ -85,9 +88,13 @@ cdef class AsyncioThread:
 
     def _run(self):
         asyncio.set_event_loop(self.loop)
+        self._turn_over()
         while not self.stopping:  # a plugin may stop it
             try:
                 self.loop.run_forever()
+            except OSError as error:  # of its selector; those of coroutines are kept by their tasks
+                self._end_lost(error)
+                return
             except BaseException as error:  # from a coroutine of a plugin's: SystemExit
                 report(ERROR, "a coroutine has left the asyncio loop", error=error)
         try:
@@ -99,6 +106,32 @@ cdef class AsyncioThread:
             self.loop.close()
         except BaseException as error:
             report(ERROR, "the asyncio loop could not be ended", error=error)
+
+    def _turn_over(self):
+        self.loop.call_later(LONGEST_SLEEP, self._turn_over)
+
+    def _end_lost(self, error):
+        """Plugin code has closed the loop's file descriptors: handlers fail, the next get a new one.
+
+        The loop is kept as it is: closing it would close numbers that may be a connection's by now.
+        """
+        cdef Task task
+        cdef object coroutine
+        report(ERROR, "plugin code has closed file descriptors of the asyncio loop: its handlers "
+               "fail, and later ones get another loop: %s", error)
+        self.stopping = True
+        if self.runner.home is self:
+            self.runner.home = None
+        self.runner.lost.append(self)
+        self._take_all()
+        for one in asyncio.all_tasks(self.loop):
+            coroutine = one.get_coro()
+            if not isinstance(coroutine, OwnLocals):
+                continue
+            task = (<OwnLocals>coroutine).task
+            if task is not None and not task.over:
+                task.ran = True
+                self.end(task, RAISED, error)
 
     def _make_task(self, loop, coroutine, **named):
         if self.current is not None and not isinstance(coroutine, OwnLocals):
@@ -208,6 +241,7 @@ cdef class AsyncRunner(AwayRunner):
     def __init__(self, call_soon, Turn turn not None):
         AwayRunner.__init__(self, call_soon, turn)
         self.blocked = []
+        self.lost = []
         self.works = set()
 
     cdef AsyncioThread thread(self):

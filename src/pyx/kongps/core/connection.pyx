@@ -210,7 +210,7 @@ cdef class Connection(Stream):
         self.held = held
         if self.unfinished.held <= self.unfinished.most:
             return 0
-        for one in self.loop.watched:
+        for one in self.loop.watched.values():
             if isinstance(one, Connection) and (<Connection>one).held > most.held:
                 most = <Connection>one
         report(

@@ -456,7 +456,7 @@ cdef class Intake(Channel):
         """Hands every connection back that is idle, now or later."""
         cdef Connection connection
         self.retiring = True
-        for one in list(self.loop.watched):
+        for one in list(self.loop.watched.values()):
             if isinstance(one, Connection) and (<Connection>one).slot != NULL:
                 connection = <Connection>one
                 connection.holder = self.holder

@@ -1,5 +1,7 @@
 """Sockets, timers and wake-ups. The loop knows no protocol: a ``Stream`` is bytes both ways."""
 
+from posix.types cimport dev_t, ino_t
+
 from kongps.core.buffer cimport Buffer
 from kongps.core.turn cimport Turn
 
@@ -16,13 +18,18 @@ cdef class Watched:
     cdef int fd
     cdef unsigned int interest
     cdef bint urgent              # looked at between any two others
+    cdef dev_t device             # of the file that `fd` is of, as is `inode`
+    cdef ino_t inode
 
+    cdef int remember(self) except -1
+    cdef bint is_own(self, int fd) noexcept
+    cdef bint intact(self) noexcept
     cdef int ready(self, unsigned int events) except -1
     cdef int failed(self, object error) except -1
     cdef int watch(self, unsigned int interest) except -1
     cdef int epoll(self) noexcept
     cdef int close(self) except -1
-    cdef int leave(self) except -1
+    cdef bint leave(self) except -1
 
 
 cdef class Stream(Watched):
@@ -65,8 +72,11 @@ cdef class Timer:
 cdef class Loop:
     cdef int epoll_fd
     cdef int urgent_fd            # an epoll of its own; -1 where nothing is urgent
-    cdef set watched
+    cdef dict watched             # by file descriptor
+    cdef set listeners            # those of them that ``listen`` has made
     cdef list closed_now          # closed while their events are still in hand
+    cdef list orphans             # closed by somebody else, while the epoll may know them
+    cdef public object on_loss    # called when file descriptors were closed by somebody else
     cdef char* receive_buffer     # `own_buffer`, or memory of somebody else
     cdef char* own_buffer
     cdef list timers              # a heap
@@ -89,3 +99,9 @@ cdef class Loop:
     cdef int timeout(self) except -2
     cdef int run_timers(self) except -1
     cdef int run_calls(self) except -1
+    cdef int wait_failed(self, int error) except -1
+    cdef int watch_urgent(self) except -1
+    cdef bint epolls_intact(self) noexcept
+    cdef int not_watched(self, int error) except -1
+    cdef int mend_soon(self, Watched one) except -1
+    cdef int renew_epolls(self, list left) except -1

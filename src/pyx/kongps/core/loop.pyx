@@ -12,7 +12,10 @@ from logging import ERROR
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.errno cimport (
+    EAGAIN, EBADF, ECONNABORTED, EEXIST, EINTR, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno,
+)
+from posix.stat cimport fstat, struct_stat
 from posix.unistd cimport close as close_fd
 from posix.unistd cimport read as read_fd
 from posix.unistd cimport write as write_fd
@@ -57,7 +60,13 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        F_DUPFD_CLOEXEC
+    int fcntl(int fd, int command, int argument)
+
 cdef enum:
+    ASIDE = 960                   # numbers from here on are the loop's, below the usual 1024
     EVENTS_AT_ONCE = 256          # file descriptors that one wake-up takes in hand
     URGENT_AT_ONCE = 16
     ACCEPTS_AT_ONCE = 64          # connections taken before others get their turn
@@ -83,6 +92,29 @@ cdef class Watched:
     def __cinit__(self):
         self.fd = -1
 
+    cdef int remember(self) except -1:
+        """Notes what file the descriptor is of."""
+        cdef struct_stat found
+        if fstat(self.fd, &found) != 0:
+            raise OSError(errno, os.strerror(errno))
+        self.device = found.st_dev
+        self.inode = found.st_ino
+        return 0
+
+    cdef bint is_own(self, int fd) noexcept:
+        """Whether a file descriptor is of that file still. Code of a plugin may have closed it, and
+        then its number is nobody's, or is that of something else.
+        """
+        cdef struct_stat found
+        return (
+            fd >= 0 and fstat(fd, &found) == 0
+            and found.st_ino == self.inode and found.st_dev == self.device
+        )
+
+    cdef bint intact(self) noexcept:
+        """Whether all that is in use here is what it was."""
+        return self.is_own(self.fd)
+
     cdef int ready(self, unsigned int events) except -1:
         """The loop found `events` on the file descriptor."""
         raise NotImplementedError
@@ -105,7 +137,7 @@ cdef class Watched:
         event.events = interest
         event.data.ptr = <PyObject*>self
         if epoll_ctl(self.epoll(), operation, self.fd, &event) != 0:
-            raise OSError(errno, os.strerror(errno))
+            self.loop.not_watched(errno)
         self.interest = interest
         return 0
 
@@ -116,19 +148,23 @@ cdef class Watched:
     cdef int close(self) except -1:
         """Closes the file descriptor and leaves the loop."""
         if self.fd >= 0:
-            self.leave()
-            close_fd(self.fd)
+            if self.leave():
+                close_fd(self.fd)
             self.fd = -1
         return 0
 
-    cdef int leave(self) except -1:
-        """Leaves the loop. Code of a plugin may have closed the file descriptor: no matter."""
-        if self.interest:
-            epoll_ctl(self.epoll(), EPOLL_CTL_DEL, self.fd, NULL)
-            self.interest = 0
+    cdef bint leave(self) except -1:
+        """Leaves the loop; whether there is a file descriptor to close, and not somebody else's."""
+        cdef bint own = self.is_own(self.fd)
         self.loop.closed_now.append(self)  # first: it may hold the only reference
-        self.loop.watched.discard(self)
-        return 0
+        if self.interest and own:
+            epoll_ctl(self.epoll(), EPOLL_CTL_DEL, self.fd, NULL)
+        elif self.interest:
+            self.loop.mend_soon(self)
+        self.interest = 0
+        if self.loop.watched.get(self.fd) is self:
+            del self.loop.watched[self.fd]
+        return own
 
 
 cdef int take_turn(Watched one, unsigned int events) except -1:
@@ -213,7 +249,7 @@ cdef class Stream(Watched):
     cdef int close(self) except -1:
         if self.fd >= 0:
             self.loop.streams -= 1
-            if self.shared:
+            if self.shared and self.intact():
                 shutdown(self.fd, SHUT_RDWR)
             Watched.close(self)
             self.lost()
@@ -233,6 +269,11 @@ cdef class Listener(Watched):
         self.told_at = -ACCEPT_LOG_INTERVAL
         self.listening = listening
         self.accept_stream = accept_stream
+
+    @property
+    def open(self):
+        """Whether it listens; not when it is closed, by whomever."""
+        return self.intact()
 
     cdef int ready(self, unsigned int events) except -1:
         cdef int count, fd
@@ -315,26 +356,40 @@ cdef class Listener(Watched):
 
     cdef int close(self) except -1:
         if self.fd >= 0:
-            self.leave()
-            self.fd = -1
-            try:
+            self.loop.listeners.discard(self)
+            if self.leave():
                 self.listening.close()
-            except OSError:
-                pass
+            else:
+                self.listening.detach()
+            self.fd = -1
         return 0
 
 
 cdef class Waker(Watched):
     """A pipe that ends the loop's sleep, from signal handlers and other threads."""
 
+    def __cinit__(self):
+        self.write_fd = -1
+
     def __init__(self):
-        self.fd, self.write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.fd = put_aside(read_end)
+        self.write_fd = put_aside(write_end)
 
     def __dealloc__(self):
-        if self.write_fd > 0:
+        if self.is_own(self.write_fd):
             close_fd(self.write_fd)
-        if self.fd >= 0:
+        if self.is_own(self.fd):
             close_fd(self.fd)
+
+    cdef bint intact(self) noexcept:
+        return self.is_own(self.fd) and self.is_own(self.write_fd)  # a pipe is one file
+
+    cdef int close(self) except -1:
+        if self.is_own(self.write_fd):
+            close_fd(self.write_fd)
+        self.write_fd = -1
+        return Watched.close(self)
 
     cdef int ready(self, unsigned int events) except -1:
         cdef char[256] ignored
@@ -380,17 +435,17 @@ cdef class Loop:
     def __init__(self, Py_ssize_t max_streams=MAX_STREAMS):
         self.max_streams = max_streams
         self.heard = coarse_monotonic()
-        self.watched = set()
+        self.watched = {}
+        self.listeners = set()
         self.closed_now = []
+        self.orphans = []
+        self.on_loss = nothing
         self.timers = []
         self.calls = deque()
         self.turn = Turn()
-        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-        if self.epoll_fd < 0:
-            raise OSError(errno, os.strerror(errno))
+        self.epoll_fd = open_epoll()
         self.waker = Waker()
-        self.waker.loop = self
-        self.waker.watch(EPOLLIN)
+        self.add(self.waker, self.waker.fd, EPOLLIN)
 
     def __dealloc__(self):
         PyMem_Free(self.own_buffer)
@@ -414,14 +469,18 @@ cdef class Loop:
         """
         cdef Listener listener = Listener(listening, accept_stream)
         self.add(listener, listening.fileno(), EPOLLIN)
+        self.listeners.add(listener)
         return listener
 
     cdef int add(self, Watched one, int fd, unsigned int interest) except -1:
         """Takes a file descriptor in hand; from now on it is closed with `one`."""
+        if fd in self.watched or (fd == self.waker.write_fd and one is not self.waker):
+            self.mend()  # who had that number was closed by somebody else
         one.loop = self
         one.fd = fd
-        self.watched.add(one)
+        self.watched[fd] = one
         try:
+            one.remember()
             return one.watch(interest)
         except OSError:
             one.close()
@@ -433,19 +492,19 @@ cdef class Loop:
 
     def close_listeners(self):
         """Stops taking connections, but for those that wait already; those that are open stay."""
-        for one in list(self.watched):
+        for one in list(self.watched.values()):
             if isinstance(one, Listener):
                 (<Listener>one).finish()
 
     def close_idle_streams(self):
         """Closes every connection on which nothing is left to do."""
-        for one in list(self.watched):
+        for one in list(self.watched.values()):
             if isinstance(one, Stream):
                 (<Stream>one).close_if_idle()
 
     def close_streams(self):
         """Closes every connection, having sent what can be sent at once."""
-        for one in list(self.watched):
+        for one in list(self.watched.values()):
             if isinstance(one, Stream):
                 (<Stream>one).flush()
                 (<Stream>one).close()
@@ -482,14 +541,14 @@ cdef class Loop:
         if self.urgent_fd >= 0:
             close_fd(self.urgent_fd)
             self.urgent_fd = -1
-        for one in self.watched:
+        for one in self.watched.values():
             close_fd(one.fd)
             one.fd = -1
             one.interest = 0
-        close_fd(self.waker.fd)
         close_fd(self.waker.write_fd)
-        self.waker.fd = self.waker.write_fd = -1
+        self.waker.write_fd = -1
         self.watched.clear()
+        self.listeners.clear()
         self.streams = 0
 
     def call_soon_threadsafe(self, callback):
@@ -512,7 +571,7 @@ cdef class Loop:
     def run(self):
         """Runs until ``stop`` is called."""
         cdef epoll_event[EVENTS_AT_ONCE] events
-        cdef int count, index, timeout
+        cdef int count, index, timeout, error = 0
         cdef double before, now
         cdef Watched one
         self.stopping = False
@@ -526,19 +585,16 @@ cdef class Loop:
             before = coarse_monotonic()
             with nogil:
                 count = epoll_wait(self.epoll_fd, events, EVENTS_AT_ONCE, timeout)
+                if count < 0:
+                    error = errno
+                now = coarse_monotonic()
             self.turn.take()
             self.asleep = False
-            now = coarse_monotonic()
             # What there is without a wait may have come at any time since the last look.
             self.heard = self.looked if now - before < NO_WAIT else now
             self.looked = now
             if count < 0:
-                if errno != EINTR:
-                    raise OSError(errno, os.strerror(errno))
-                try:
-                    PyErr_CheckSignals()
-                except BaseException as error:
-                    self.waker.failed(error)
+                self.wait_failed(error)
                 continue
             for index in range(count):
                 if self.urgent_fd >= 0:
@@ -555,22 +611,36 @@ cdef class Loop:
             if self.closed_now:
                 self.closed_now.clear()
 
+    cdef int wait_failed(self, int error) except -1:
+        if error == EBADF or error == EINVAL:  # closed, or closed and now something else
+            self.mend()
+            return 0
+        if error != EINTR:
+            raise OSError(error, os.strerror(error))
+        try:
+            PyErr_CheckSignals()
+        except BaseException as raised:
+            self.waker.failed(raised)
+        return 0
+
     cdef int add_urgent(self, Stream stream, int fd) except -1:
         """Takes a stream in hand that is looked at between any two others.
 
         Plugin code may take long, and who waits for something short is not to wait for all of it.
         """
-        cdef epoll_event event
         if self.urgent_fd < 0:
-            self.urgent_fd = epoll_create1(EPOLL_CLOEXEC)
-            event.events = EPOLLIN
-            event.data.ptr = NULL
-            if self.urgent_fd < 0 or epoll_ctl(
-                self.epoll_fd, EPOLL_CTL_ADD, self.urgent_fd, &event
-            ) != 0:
-                raise OSError(errno, os.strerror(errno))
+            self.urgent_fd = open_epoll()
+            self.watch_urgent()
         stream.urgent = True
         return self.add_stream(stream, fd)
+
+    cdef int watch_urgent(self) except -1:
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.ptr = NULL
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, self.urgent_fd, &event) != 0:
+            raise OSError(errno, os.strerror(errno))
+        return 0
 
     cdef int run_urgent(self) except -1:
         cdef epoll_event[URGENT_AT_ONCE] events
@@ -618,3 +688,139 @@ cdef class Loop:
             except BaseException as error:
                 report(ERROR, "a call on the event loop failed", error=error)
         return 0
+
+    # --- what code of a plugin may do to file descriptors ----------------------------------------
+
+    def look_after(self):
+        """Mends the loop when its own file descriptors, or those that listen, were closed.
+
+        Those of connections are looked at only then: there may be many.
+        """
+        cdef Listener listener
+        cdef bint well = not self.orphans and self.waker.intact() and self.epolls_intact()
+        if well:
+            for listener in self.listeners:
+                well = well and listener.intact()
+        if not well:
+            self.mend()
+
+    cdef bint epolls_intact(self) noexcept:
+        return is_watched(self.epoll_fd, self.waker.fd) and (
+            self.urgent_fd < 0 or is_watched(self.epoll_fd, self.urgent_fd)
+        )
+
+    cdef int not_watched(self, int error) except -1:
+        """An epoll has refused a change: no matter if it is to be replaced."""
+        if self.epolls_intact():
+            raise OSError(error, os.strerror(error))
+        self.call_soon_threadsafe(self.look_after)
+        return 0
+
+    cdef int mend_soon(self, Watched one) except -1:
+        """Has the loop mended, since `one` was closed by somebody else.
+
+        Its file may be open elsewhere. Then the epoll tells of it and nobody can make it stop, so
+        that `one` has to be kept until there is another epoll.
+        """
+        self.orphans.append(one)
+        if len(self.orphans) == 1:
+            self.call_soon_threadsafe(self.look_after)
+        return 0
+
+    def mend(self):
+        """Goes on with the file descriptors that are left.
+
+        What was closed is given up, what the loop needs for itself is opened anew, and `on_loss`
+        is called before anybody hears that a connection is lost.
+        """
+        cdef Watched one
+        cdef list lost = []
+        cdef list left = []
+        cdef int epoll_fd, urgent_fd
+        report(ERROR, "plugin code has closed file descriptors of the server; it goes on without "
+               "the connections that were lost")
+        for one in self.watched.values():
+            (left if one.intact() else lost).append(one)
+        self.renew_epolls(left)
+        for one in lost:
+            one.interest = 0
+            del self.watched[one.fd]
+        self.orphans.clear()
+        if not self.waker.intact():
+            self.waker = Waker()
+            self.add(self.waker, self.waker.fd, EPOLLIN)
+        try:
+            self.on_loss()
+        except BaseException as error:
+            report(ERROR, "what was closed could not be replaced", error=error)
+        for one in lost:
+            try:
+                one.close()
+            except BaseException as error:
+                report(ERROR, "error in the event loop", error=error)
+
+    cdef int renew_epolls(self, list left) except -1:
+        """Makes new ones, and has them watch what is left.
+
+        Old ones are closed unless their numbers are somebody else's by now; which is so unless
+        they watch what they should.
+        """
+        cdef Watched one
+        cdef unsigned int interest
+        cdef bint own = False
+        cdef bint own_urgent = self.urgent_fd >= 0 and is_watched(self.epoll_fd, self.urgent_fd)
+        for one in left:
+            if one.interest and not one.urgent:
+                own = is_watched(self.epoll_fd, one.fd)
+                break
+        if own:
+            close_fd(self.epoll_fd)
+        self.epoll_fd = open_epoll()
+        if self.urgent_fd >= 0:
+            if own_urgent:
+                close_fd(self.urgent_fd)
+            self.urgent_fd = open_epoll()
+            self.watch_urgent()
+        for one in left:
+            interest, one.interest = one.interest, 0
+            one.watch(interest)
+        return 0
+
+
+def nothing():
+    """What is done on a loss, unless somebody has more to do."""
+
+
+cdef int open_epoll() except -1:
+    cdef int fd = epoll_create1(EPOLL_CLOEXEC)
+    if fd < 0:
+        raise OSError(errno, os.strerror(errno))
+    return put_aside(fd)
+
+
+cdef int put_aside(int fd) noexcept:
+    """Gives a file descriptor a number that hardly any other will get; returns the number.
+
+    The lowest that is free is given first. So what another thread opens is not taken for the loop's
+    own, in the time until the loop notices that this was closed: the events of somebody else's
+    epoll would be somebody else's pointers.
+    """
+    cdef int aside = fcntl(fd, F_DUPFD_CLOEXEC, ASIDE)
+    if aside < 0:
+        return fd  # the process may not have as many
+    close_fd(fd)
+    return aside
+
+
+cdef bint is_watched(int epoll_fd, int fd) noexcept:
+    """Whether an epoll watches a file descriptor, and so is the one that it is taken for.
+
+    All epolls have the same numbers for ``fstat``.
+    """
+    cdef epoll_event event
+    event.events = 0
+    event.data.ptr = NULL
+    if epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0:
+        epoll_ctl(epoll_fd, EPOLL_CTL_DEL, fd, &event)  # it was somebody else's
+        return False
+    return errno == EEXIST
