@@ -44,8 +44,8 @@ TESTS = (
 
 # About speed, memory by the page, or tools: not what they are with sanitizers.
 LEFT_OUT = (
-    "200_000", "round_trip", "does_not_read", "memory_behind", "thousands_of", "can_be_compiled",
-    "native_plugins", "the_types_of",
+    "200_000", "round_trip", "does_not_read", "memory_behind", "cost_no_memory", "thousands_of",
+    "can_be_compiled", "native_plugins", "the_types_of",
 )  # fmt: skip
 
 # A module keeps these until the process ends.
@@ -65,7 +65,7 @@ def main() -> int:
         shutil.rmtree(REPORTS, ignore_errors=True)
         REPORTS.mkdir()
         status = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
              "-m", "not soak", "-k", " and ".join(f"not {name}" for name in LEFT_OUT),
              *(sys.argv[1:] or (f"tests/{name}" for name in TESTS))],
             cwd=TREE, env=environment(leaks=True),
