@@ -329,31 +329,60 @@ class SocketFiles:
         return (there.st_dev, there.st_ino) == self._made[path]
 
 
-def serve_on(
-    loop: Loop,
-    sockets: SocketFiles,
-    connections: Callable[[], int],
-    seconds: float,
-    stop: Callable[[], None],
-) -> None:
-    """Stops when a new server listens, Kong has left, or time is over: nobody is to find no server.
+class HandOver:
+    """From a signal to stop until the stop begins: nobody who connects is to find no server.
 
-    :param sockets: those that are offered.
-    :param connections: how many Kong has open.
-    :param seconds: longest time to go on.
-    :param stop: called then.
+    :param loop: the server's.
+    :param sockets: its sockets, which a new server may replace from then on.
+    :param connections: tells how many Kong has open.
+    :param shutdown_timeout: seconds from the signal until what has not ended is cut off.
+    :param stopping: tells whether the stop has begun.
+    :param begin_stop: begins it; called again, it does not wait for what is under way.
+    :ivar since: when the first signal came, monotonic seconds; None before.
     """
-    until = time.monotonic() + seconds
 
-    def look() -> None:
-        if connections() and not sockets.replaced and time.monotonic() < until:
-            loop.call_later(DRAIN_INTERVAL, look)
+    def __init__(
+        self,
+        loop: Loop,
+        sockets: SocketFiles,
+        connections: Callable[[], int],
+        shutdown_timeout: float,
+        stopping: Callable[[], bool],
+        begin_stop: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._sockets = sockets
+        self._connections = connections
+        self._seconds = min(SUCCESSOR_TIME, shutdown_timeout / 2)
+        self._stopping = stopping
+        self._begin_stop = begin_stop
+        self._until = 0.0
+        self.since: float | None = None
+
+    def signalled(self) -> None:
+        """Serves on while a new server may be about to listen, then stops; told again, at once."""
+        if self.since is not None and not self._stopping():
+            self._begin_stop()
+        if self._stopping():
+            self._begin_stop()
+            return
+        self._sockets.offer()
+        self.since = time.monotonic()
+        self._until = self.since + self._seconds
+        if self._connections() and self._seconds:
+            logger.info(
+                "told to stop: until a new server listens, or %g s, it goes on", self._seconds
+            )
+        self._look()
+
+    def _look(self) -> None:
+        """Stops when a new server listens, Kong has left, or time is over."""
+        if self._stopping():
+            return
+        if self._connections() and not self._sockets.replaced and time.monotonic() < self._until:
+            self._loop.call_later(DRAIN_INTERVAL, self._look)
         else:
-            stop()
-
-    if connections() and seconds:
-        logger.info("told to stop: until a new server listens, or %g s, it goes on", seconds)
-    look()
+            self._begin_stop()
 
 
 class Server:
@@ -422,8 +451,15 @@ class Server:
         self._listeners: dict[str, Listener] = {}
         self._failure: str | None = None
         self.loop.on_loss = self._make_good
-        self._signalled_at: float | None = None
         self._stop_at: float | None = None
+        self._hand_over = HandOver(
+            self.loop,
+            self._sockets,
+            lambda: self.loop.streams,
+            settings.shutdown_timeout,
+            lambda: self._stop_at is not None,
+            self._begin_stop,
+        )
         self._signals = 0
 
     def open(self) -> None:
@@ -498,22 +534,7 @@ class Server:
         self._sockets.offer()  # now, not when the loop has its turn: a new server may wait
         self._end_if_held_up(self.settings.shutdown_timeout if not self._signals else 0.0)
         self._signals += 1
-        self.loop.call_soon_threadsafe(self._hand_over)
-
-    def _hand_over(self) -> None:
-        """Serves on while a new server may be about to listen, then stops."""
-        if self._signalled_at is not None:  # told again
-            self._stop_once()
-        if self._stop_at is not None:
-            self._begin_stop()
-            return
-        self._signalled_at = time.monotonic()
-        seconds = min(SUCCESSOR_TIME, self.settings.shutdown_timeout / 2)
-        serve_on(self.loop, self._sockets, lambda: self.loop.streams, seconds, self._stop_once)
-
-    def _stop_once(self) -> None:
-        if self._stop_at is None:
-            self._begin_stop()
+        self.loop.call_soon_threadsafe(self._hand_over.signalled)
 
     def _end_if_held_up(self, patience: float) -> None:
         """Ends the process, though plugin code holds it up.
@@ -568,7 +589,7 @@ class Server:
             logger.warning("told to stop again: not waiting for running events")
             self.loop.stop()
             return
-        began = self._signalled_at or time.monotonic()
+        began = self._hand_over.since or time.monotonic()
         self._stop_at = began + self.settings.shutdown_timeout
         logger.info("stopping; %d events are running", self.dispatcher.live_events)
         self._sockets.remove()

@@ -113,7 +113,7 @@ class InstanceStore:
 
     def __init__(self, path: str, *, shared: bool = False) -> None:
         self.path = path
-        self._shared = shared
+        self.shared = shared
         self._file: tuple[int, int] | None = None
         self._database: sqlite3.Connection | None = None
         self._descriptor: int | None = None
@@ -132,18 +132,13 @@ class InstanceStore:
         return self._database is not None
 
     @property
-    def shared(self) -> bool:
-        """Whether other processes find their instances here."""
-        return self._shared
-
-    @property
     def is_to_be_trimmed(self) -> bool:
         """Whether so much was added since the last time that trimming should not wait."""
         return self._added > MAX_STORED_SIZE // 8
 
     def add(self, id: int, plugin: str, config: bytes, started: float) -> bool:
         """Keeps an instance; returns whether it is kept."""
-        if len(config) > MAX_CONFIG_SIZE and not self._shared:
+        if len(config) > MAX_CONFIG_SIZE and not self.shared:
             report(
                 logging.WARNING,
                 "instance %d of plugin %s is not kept for a restart: its configuration is larger "
@@ -204,7 +199,6 @@ class InstanceStore:
                 "ORDER BY config IS NULL, last_used DESC LIMIT -1 OFFSET ?)",
                 (MAX_STORED,),
             )
-
         self._guarded(_trim_size)
 
     def close(self) -> None:
@@ -239,13 +233,13 @@ class InstanceStore:
                 if self._is_lost():
                     report(logging.ERROR, "plugin code has closed %s: opening it anew", self.path)
                     self._reopen()
-                elif self._shared and self._file != _identity(self.path):
+                elif self.shared and self._file != _identity(self.path):
                     self._reopen()  # another process has made it anew
                 done = work(self._database)
             except (OSError, sqlite3.Error, OverflowError, _Foreign) as error:
                 if _is_locked(error):
                     locked = error
-                    if self._shared:
+                    if self.shared:
                         continue
                     break
                 self._mend(error)
@@ -259,7 +253,7 @@ class InstanceStore:
 
     def _wait_no_more(self, error: Exception) -> None:
         """Another process holds the database: goes on without it for as long as that is so."""
-        if self._shared:  # by workers, who cannot do without it
+        if self.shared:  # by workers, who cannot do without it
             report(logging.WARNING, "another process holds %s: %s", self.path, error)
         elif not self._locked:
             self._patience(0.0)
@@ -313,7 +307,7 @@ class InstanceStore:
 
     def _open_patiently(self) -> None:
         """Opens the database, also when several processes do so at once."""
-        for _ in range(OPEN_ATTEMPTS - 1 if self._shared else 0):
+        for _ in range(OPEN_ATTEMPTS - 1 if self.shared else 0):
             try:
                 return self._open()
             except sqlite3.OperationalError as error:

@@ -26,10 +26,9 @@ from kongps.server import (
     HAND_OVER_TIME,
     NUMBERS,
     STOP_GRACE,
-    SUCCESSOR_TIME,
     WATCH_INTERVAL,
+    HandOver,
     SocketFiles,
-    serve_on,
 )
 from kongps.worker import Assignment, add_up, work
 
@@ -107,7 +106,14 @@ class Supervisor:
         self._names: list[str] = []
         self._failure: str | None = None
         self._stop_at: float | None = None
-        self._told_at: float | None = None  # to stop, by a signal
+        self._hand_over = HandOver(
+            self.loop,
+            self.sockets,
+            lambda: self.board.connections,
+            settings.shutdown_timeout,
+            lambda: self._stop_at is not None,
+            self._begin_stop,
+        )
         self._opened = False
         self._finished = False
         self._watcher: Channel | None = None
@@ -153,8 +159,8 @@ class Supervisor:
     def _take_signals(self) -> Callable[[], None]:
         self._pid = os.getpid()
         calls: dict[int, Callable[[], None]] = {
-            signal.SIGTERM: self._hand_over,
-            signal.SIGINT: self._hand_over,
+            signal.SIGTERM: self._hand_over.signalled,
+            signal.SIGINT: self._hand_over.signalled,
             signal.SIGHUP: self.reload,
             signal.SIGUSR1: self._tell_numbers,
             signal.SIGCHLD: self._reap,
@@ -436,7 +442,7 @@ class Supervisor:
 
     def reload(self) -> None:
         """Loads the plugins anew, in new workers; the old ones go when the new ones serve."""
-        if self._told_at is not None or self._stop_at is not None or not self.sockets.paths:
+        if self._ends or not self.sockets.paths:
             return
         if self.plugins is not None:
             logger.warning("the plugin of a program that serves itself is not loaded anew")
@@ -489,7 +495,7 @@ class Supervisor:
         """A worker was told to end by a signal: another one takes its place."""
         if self._stop_at is not None:
             tell(hand, "stop")
-        elif not hand.leaving and self._told_at is None:
+        elif not hand.leaving and not self._ends:
             hand.leaving = True
             self.board.close(hand.line)
             tell(hand, "retire")
@@ -504,21 +510,10 @@ class Supervisor:
             logger.info("the process that started this server is gone")
             self._begin_stop()
 
-    def _hand_over(self) -> None:
-        """Serves on while a new server may be about to listen, then stops."""
-        if self._told_at is not None:  # told again
-            self._stop_once()
-        if self._stop_at is not None:
-            self._begin_stop()
-            return
-        self._told_at = time.monotonic()
-        self.sockets.offer()
-        seconds = min(SUCCESSOR_TIME, self.settings.shutdown_timeout / 2)
-        serve_on(self.loop, self.sockets, lambda: self.board.connections, seconds, self._stop_once)
-
-    def _stop_once(self) -> None:
-        if self._stop_at is None:
-            self._begin_stop()
+    @property
+    def _ends(self) -> bool:
+        """Whether it was told to stop, or does so already."""
+        return self._hand_over.since is not None or self._stop_at is not None
 
     def _begin_stop(self) -> None:
         if self._stop_at is not None:
@@ -528,7 +523,7 @@ class Supervisor:
             self._stop_at = min(self._stop_at, time.monotonic() + STOP_GRACE)
             return
         now = time.monotonic()
-        gone = now - (self._told_at or now)
+        gone = now - (self._hand_over.since or now)
         self._stop_at = now - gone + self.settings.shutdown_timeout + STOP_GRACE
         logger.info("stopping; %d workers end", len(self.hands))
         self.sockets.remove()
