@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -173,6 +177,78 @@ def test_what_the_watchdog_calls_may_raise(capfd: pytest.CaptureFixture[str]) ->
         runner.visit("a hook", lambda: None)  # it is not interrupted either
     finally:
         watchdog.stop()
+
+
+def test_a_handler_is_not_blamed_while_python_looks_for_garbage() -> None:
+    calls: list[Any] = []
+    runner = InlineRunner()
+    watchdog = Watchdog(runner.watched(), 0.02, 10, lambda *args: calls.append(args))
+    kept = [[number] for number in range(2_000_000)]  # as of a plugin with much in memory
+    watchdog.start()
+    try:
+        began = time.monotonic()
+        runner.visit("collects", gc.collect)
+        assert time.monotonic() - began > 0.04, "long enough to be blamed"
+        assert len(kept) == 2_000_000
+        time.sleep(0.1)
+        assert not calls
+        runner.visit("sleeps", lambda: time.sleep(0.06))
+        assert [hook for _, hook, *_ in calls] == ["sleeps"]
+    finally:
+        watchdog.stop()
+    assert not [one for one in gc.callbacks if "Watchdog" in repr(one)]
+
+
+STARVED = """
+import os, time
+from kongps.core.inline_runner import InlineRunner
+from kongps.core.watchdog import Watchdog
+
+def work():
+    "Takes 5 ms of the processor."
+    until = time.thread_time() + 0.005
+    while time.thread_time() < until:
+        pass
+
+calls = []
+runner = InlineRunner()
+watchdog = Watchdog(runner.watched(), 0.02, 10, lambda *args: calls.append(args[1]))
+watchdog.start()  # its threads have all processors
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.nice(10)
+worst = 0.0
+for _ in range(5):
+    began = time.monotonic()
+    runner.visit("works", work)
+    worst = max(worst, time.monotonic() - began)
+    time.sleep(0.01)
+runner.visit("sleeps", lambda: time.sleep(0.1))
+time.sleep(0.1)
+print(worst, *calls)
+"""
+
+
+def test_a_handler_is_not_blamed_while_others_have_the_processor() -> None:
+    processor = min(os.sched_getaffinity(0))
+    busy = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{processor}}})\n"
+             "while os.getppid() > 1: pass"]
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    try:
+        time.sleep(0.2)
+        done = subprocess.run(
+            [sys.executable, "-c", STARVED], capture_output=True, text=True, timeout=60, check=True
+        )
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
+    worst, *calls = done.stdout.split()
+    assert float(worst) > 0.04, "long enough to be blamed"
+    assert calls == ["sleeps"]
 
 
 def test_a_signal_of_a_plugin_that_raises_while_the_server_notes_a_block(

@@ -4,8 +4,14 @@ A thread looks every few milliseconds, without Python's lock, at a number that i
 code has the loop's thread and changes whenever it gets or gives it back. The code that is watched
 pays for it with two additions. What needs Python's lock a second thread does: code that keeps the
 lock keeps that one waiting, but not the first.
+
+Code is not blamed for time in which it could not run: while Python looks for garbage, which takes
+long where a plugin keeps much in memory, or while the processor is somebody else's, which in
+a container may be for 100 ms at a time.
 """
 
+import contextlib
+import gc
 import signal
 import sys
 import threading
@@ -18,9 +24,15 @@ from cpython.pythread cimport (
     PyThread_release_lock,
 )
 from libc.stdint cimport uint64_t
-from libc.string cimport strlen
-from posix.time cimport nanosleep, timespec
+from libc.stdio cimport snprintf
+from libc.string cimport strlen, strstr
+from posix.fcntl cimport O_RDONLY
+from posix.fcntl cimport open as open_fd
+from posix.time cimport clock_gettime, nanosleep, timespec
+from posix.types cimport clockid_t
 from posix.unistd cimport _exit
+from posix.unistd cimport close as close_fd
+from posix.unistd cimport read as read_fd
 from posix.unistd cimport write as write_fd
 
 from kongps.core.clock cimport monotonic
@@ -33,11 +45,19 @@ from kongps.core.report import place_of, report
 cdef extern from "Python.h":
     int PyThreadState_SetAsyncExc(unsigned long thread, PyObject* kind)
 
+cdef extern from "<fcntl.h>" nogil:
+    int O_CLOEXEC
+
 cdef extern from "pythread.h" nogil:
     int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr)
 
 cdef extern from *:
     void full_barrier "__sync_synchronize" () noexcept nogil
+
+cdef enum:
+    # How Linux numbers the clocks of threads: the bits below the inverted id of the thread say that
+    # it is one's (4), and that it counts what the scheduler gave it (2).
+    THREAD_CLOCK = 4 | 2
 
 # Interrupts a system call that plugin code waits in. Its default is to be ignored, so that a child
 # process which gets one lives on.
@@ -102,9 +122,10 @@ cdef class Visits:
 cdef class Watchdog:
     """Watches plugin code on the loop's thread.
 
-    Code that holds the thread for longer than ``threshold`` is told of, once each visit. After
-    ``timeout`` it is interrupted by a :class:`HandlerTimeout`; if that does not help, as in C code
-    that never returns, the process ends, so that whoever started it starts it again.
+    Code that holds the thread for longer than ``threshold`` is told of, once each visit; time in
+    which it could not run does not count. After ``timeout`` it is interrupted by
+    a :class:`HandlerTimeout`; if that does not help, as in C code that never returns, the process
+    ends, so that whoever started it starts it again.
 
     :param visits: what to watch.
     :param threshold: seconds.
@@ -119,6 +140,9 @@ cdef class Watchdog:
     cdef object blocked
     cdef uint64_t visit           # the number last seen
     cdef double since             # when it was first seen
+    cdef long native_thread       # the loop's, as the kernel knows it
+    cdef double ran               # seconds of the processor that it had, at the last look
+    cdef double excused           # seconds of the visit in which the code could not run
     cdef double interrupted_at
     cdef uint64_t late            # the visit that is to be interrupted
     cdef uint64_t beats           # of the loop; none: nobody says that it turns
@@ -144,9 +168,11 @@ cdef class Watchdog:
             PyThread_free_lock(self.ask)
 
     def start(self):
-        """Begins to watch."""
+        """Begins to watch the thread that calls this, the loop's."""
         self.stopping = False
+        self.native_thread = threading.get_native_id()
         self.visits.caught = self._caught
+        gc.callbacks.append(self._collects)
         Thread(target=self._act, name="kongps-watchdog-acts", daemon=True).start()
         Thread(target=self._look, name="kongps-watchdog", daemon=True).start()
 
@@ -158,6 +184,9 @@ cdef class Watchdog:
         """Watches no more."""
         self.stopping = True
         self.visits.caught = None
+        with contextlib.suppress(ValueError):  # a plugin may have emptied the list
+            gc.callbacks.remove(self._collects)
+        self.visits.collecting = False
         if self.visits.dozing:
             self.visits.dozing = False
             PyThread_release_lock(self.visits.rouse)
@@ -169,6 +198,9 @@ cdef class Watchdog:
         """
         if self.late and self.late == self.visits.number:
             raise HandlerTimeout(f"it has held the server for {self.timeout:g} s")
+
+    def _collects(self, when, info):
+        self.visits.collecting = when == "start"
 
     def _look(self):
         with nogil:
@@ -226,18 +258,39 @@ cdef class Watchdog:
                 self.since = now
                 self.told = False
                 self.interrupted_at = 0
+                self.excused = 0
+                self.ran = self.thread_time()
             elif visit & 1:
+                self.excused += self.excuse(now - before)
                 held = now - self.since
                 if held > self.timeout + GRACE_SECONDS:
                     self.end_process(LAST_WORDS)
                 if held > self.timeout and now - self.interrupted_at > AGAIN_SECONDS:
                     self.interrupted_at = now
                     self.have_done(True)
-                elif held > self.threshold and not self.told:
+                elif held > self.threshold + self.excused and not self.told:
                     self.told = True
                     self.visits.suspect = visit
                     self.have_done(False)
         return 0
+
+    cdef double excuse(self, double seconds) noexcept nogil:
+        """Of the seconds since the last look, those in which the code could not run."""
+        cdef double had = -self.ran
+        self.ran = self.thread_time()
+        had += self.ran
+        if self.visits.collecting:
+            return seconds
+        if had < seconds / 2 and is_runnable(self.native_thread):
+            return seconds - had
+        return 0
+
+    cdef double thread_time(self) noexcept nogil:
+        """Seconds of the processor that the loop's thread has had."""
+        cdef timespec had
+        if clock_gettime(<clockid_t>(~self.native_thread << 3 | THREAD_CLOCK), &had):
+            return 0
+        return <double>had.tv_sec + <double>had.tv_nsec * 1e-9
 
     cdef int have_done(self, bint interrupt) noexcept nogil:
         """Has the other thread do something about the present visit, when it can."""
@@ -265,12 +318,15 @@ cdef class Watchdog:
         cdef object path = "" if event is None else getattr(event.instance.plugin, "path", "")
         cdef object frame = sys._current_frames().get(self.visits.thread)
         self.visits.suspect = 0
-        self.blocked(event, self.visits.hook, monotonic() - self.since, place_of(frame, path))
+        self.blocked(event, self.visits.hook, self.held(), place_of(frame, path))
         return 0
 
     def _caught(self, event, hook):
         """A suspect has ended before the watchdog had Python's lock: C code held it."""
-        self.blocked(event, hook, monotonic() - self.since, None)
+        self.blocked(event, hook, self.held(), None)
+
+    cdef double held(self) noexcept:
+        return monotonic() - self.since - self.excused
 
     cdef int interrupt(self, uint64_t visit) except -1:
         """Has an exception raised in the code that holds the loop's thread."""
@@ -281,6 +337,29 @@ cdef class Watchdog:
             self.visits.interrupted = True
             PyThreadState_SetAsyncExc(self.visits.thread, <PyObject*>HandlerTimeout)
         return 0
+
+
+cdef bint is_runnable(long thread) noexcept nogil:
+    """Whether a thread of this process runs, or would if it had a processor.
+
+    What the kernel says: the letter behind the thread's name, which stands in parentheses.
+    """
+    cdef char path[64]
+    cdef char text[128]
+    cdef char* name_end
+    cdef ssize_t size
+    cdef int fd
+    snprintf(path, sizeof(path), "/proc/self/task/%ld/stat", thread)
+    fd = open_fd(path, O_RDONLY | O_CLOEXEC)
+    if fd < 0:
+        return False
+    size = read_fd(fd, text, sizeof(text) - 1)
+    close_fd(fd)
+    if size <= 0:
+        return False
+    text[size] = 0
+    name_end = strstr(text, b") ")
+    return name_end != NULL and name_end[2] == c"R"
 
 
 cdef double QUIET_SECONDS = QUIET
