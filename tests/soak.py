@@ -8,8 +8,9 @@ that Kong refuses (they are never stepped again), some lose their connection in 
 then bytes of no protocol arrive, or a configuration changes. The other gets a twentieth of the
 events and is killed and started again, with Kong going on to use the ids that it knows.
 
-The memory of the first is read when no event is under way. Exit status: 0 when it grew by no more
-than the limit since the first reading, and nothing was left; else 1.
+The memory of the first is read when no event is under way and the server has given back what it
+has freed. Exit status: 0 when it grew by no more than the limit since the first reading, and
+nothing was left; else 1.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import msgpack
 from wire import Process, ProtobufSocket, RPCError, Socket, frame, split_frames
 
 from kongps.core.protobuf import decode_message, encode_message
+from kongps.server import MEMORY_INTERVAL
 
 PLUGIN = """
     class Plugin:
@@ -218,11 +220,14 @@ class Soak:
     """One run.
 
     :param directory: for the sockets, the plugin and the logs.
+    :param patience: seconds to wait before memory is read.
     :ivar readings: (events, resident KB).
     """
 
-    def __init__(self, directory: Path, seed: int = 1) -> None:
+    def __init__(self, directory: Path, seed: int = 1, patience: float = 0.0) -> None:
         self.directory = directory
+        self.patience = patience
+        self.waited = 0.0
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.readings: list[tuple[int, int]] = []
@@ -319,10 +324,13 @@ class Soak:
         return status
 
     def read(self, started: float) -> None:
+        """Reads the memory when the server has given back what nothing uses any more."""
+        rate = self.counts.total() / (time.monotonic() - started - self.waited)
         self.settle()
+        time.sleep(self.patience)
+        self.waited += self.patience
         total, resident = self.counts.total(), self.measured.resident_kb()
         self.readings.append((total, resident))
-        rate = total / (time.monotonic() - started)
         print(f"{total:>10,} events {resident:>8,} KB {rate:>7,.0f} events/s", flush=True)
 
     def finish(self) -> dict[str, int]:
@@ -356,7 +364,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kps") as directory:
-        soak = Soak(Path(directory), options.seed)
+        soak = Soak(Path(directory), options.seed, MEMORY_INTERVAL + 1)
         try:
             idle = len(list(Path(f"/proc/{soak.measured.process.process.pid}/fd").iterdir()))
             soak.run(options.events, options.every)

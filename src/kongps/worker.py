@@ -21,8 +21,6 @@ from kongps.server import (
     DRAIN_INTERVAL,
     NUMBERS,
     SUCCESSOR_TIME,
-    TRIM_INTERVAL,
-    WATCH_INTERVAL,
     Server,
 )
 
@@ -97,8 +95,7 @@ class Worker(Server):
     def run(self) -> None:
         """Serves until the supervisor says that it is enough, or is gone."""
         signal_at_end_of_parent(signal.SIGTERM)
-        self.loop.call_every(WATCH_INTERVAL, self._watch)
-        self.loop.call_every(TRIM_INTERVAL, self.methods.trim_store)
+        self._call_regularly()
         restore = self._take_signals()
         self.intake.start(self.loop, self.assignment.channel)
         self.handlers.watchdog.start()
