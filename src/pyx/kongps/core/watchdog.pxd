@@ -15,7 +15,7 @@ cdef class Visits:
     cdef uint64_t suspect         # the visit that takes long, says the watchdog
     cdef object caught            # called when a suspect ends before the watchdog could look
     cdef bint interrupted         # an exception is on its way to the thread
-    cdef bint collecting          # Python looks for garbage, on whatever thread: nothing else runs
+    cdef long collector           # the thread, as the kernel knows it, that looks for garbage; or 0
     cdef bint dozing              # the watchdog sleeps until `rouse` is released
     cdef PyThread_type_lock rouse
 

@@ -11,10 +11,10 @@ a container may be for 100 ms at a time.
 """
 
 import contextlib
-import gc
 import signal
 import sys
 import threading
+from gc import callbacks as gc_callbacks  # before a plugin may replace it
 from logging import ERROR
 from threading import Thread  # before a plugin may replace it
 
@@ -25,7 +25,7 @@ from cpython.pythread cimport (
 )
 from libc.stdint cimport uint64_t
 from libc.stdio cimport snprintf
-from libc.string cimport strlen, strstr
+from libc.string cimport strlen, strrchr
 from posix.fcntl cimport O_RDONLY
 from posix.fcntl cimport open as open_fd
 from posix.time cimport clock_gettime, nanosleep, timespec
@@ -49,6 +49,7 @@ cdef extern from "<fcntl.h>" nogil:
     int O_CLOEXEC
 
 cdef extern from "pythread.h" nogil:
+    unsigned long PyThread_get_thread_native_id()
     int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr)
 
 cdef extern from *:
@@ -170,9 +171,9 @@ cdef class Watchdog:
     def start(self):
         """Begins to watch the thread that calls this, the loop's."""
         self.stopping = False
-        self.native_thread = threading.get_native_id()
+        self.native_thread = PyThread_get_thread_native_id()
         self.visits.caught = self._caught
-        gc.callbacks.append(self._collects)
+        gc_callbacks.append(self._collects)
         Thread(target=self._act, name="kongps-watchdog-acts", daemon=True).start()
         Thread(target=self._look, name="kongps-watchdog", daemon=True).start()
 
@@ -185,8 +186,8 @@ cdef class Watchdog:
         self.stopping = True
         self.visits.caught = None
         with contextlib.suppress(ValueError):  # a plugin may have emptied the list
-            gc.callbacks.remove(self._collects)
-        self.visits.collecting = False
+            gc_callbacks.remove(self._collects)
+        self.visits.collector = 0
         if self.visits.dozing:
             self.visits.dozing = False
             PyThread_release_lock(self.visits.rouse)
@@ -200,7 +201,7 @@ cdef class Watchdog:
             raise HandlerTimeout(f"it has held the server for {self.timeout:g} s")
 
     def _collects(self, when, info):
-        self.visits.collecting = when == "start"
+        self.visits.collector = PyThread_get_thread_native_id() if when == "start" else 0
 
     def _look(self):
         with nogil:
@@ -247,6 +248,7 @@ cdef class Watchdog:
             if now - before > 2 * QUIET_SECONDS:  # the whole process was stopped meanwhile
                 self.since += now - before
                 beaten += now - before
+                before = now
             visit = self.visits.number
             if visit != self.visit or self.beats != beats:
                 beaten = now
@@ -261,7 +263,8 @@ cdef class Watchdog:
                 self.excused = 0
                 self.ran = self.thread_time()
             elif visit & 1:
-                self.excused += self.excuse(now - before)
+                if not self.told:
+                    self.excused += self.excuse(now - before)
                 held = now - self.since
                 if held > self.timeout + GRACE_SECONDS:
                     self.end_process(LAST_WORDS)
@@ -275,21 +278,26 @@ cdef class Watchdog:
         return 0
 
     cdef double excuse(self, double seconds) noexcept nogil:
-        """Of the seconds since the last look, those in which the code could not run."""
-        cdef double had = -self.ran
+        """Of the seconds since the last look, those in which the code could not run.
+
+        A collection excuses only while it runs: what blocks in a finalizer does so for the code.
+        """
+        cdef long collector = self.visits.collector
+        cdef double before = self.ran
+        cdef double had
         self.ran = self.thread_time()
-        had += self.ran
-        if self.visits.collecting:
+        if collector and is_runnable(collector):
             return seconds
-        if had < seconds / 2 and is_runnable(self.native_thread):
-            return seconds - had
-        return 0
+        had = self.ran - before
+        if before < 0 or self.ran < 0 or had > seconds / 2:
+            return 0
+        return seconds - had if is_runnable(self.native_thread) else 0
 
     cdef double thread_time(self) noexcept nogil:
-        """Seconds of the processor that the loop's thread has had."""
+        """Seconds of the processor that the loop's thread has had; below 0 where nobody tells."""
         cdef timespec had
         if clock_gettime(<clockid_t>(~self.native_thread << 3 | THREAD_CLOCK), &had):
-            return 0
+            return -1
         return <double>had.tv_sec + <double>had.tv_nsec * 1e-9
 
     cdef int have_done(self, bint interrupt) noexcept nogil:
@@ -358,8 +366,8 @@ cdef bint is_runnable(long thread) noexcept nogil:
     if size <= 0:
         return False
     text[size] = 0
-    name_end = strstr(text, b") ")
-    return name_end != NULL and name_end[2] == c"R"
+    name_end = strrchr(text, c")")
+    return name_end != NULL and name_end[1] == c" " and name_end[2] == c"R"
 
 
 cdef double QUIET_SECONDS = QUIET
