@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness import ROOT, TOOLS, Server, build_tools, running
+from harness import ROOT, TOOLS, Server, build_tools, run_directory, running
 from peers import MissingPeer, Peer, all_peers, home_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -260,15 +260,22 @@ class Trial:
             return " ".join(filter(None, (told, self.serves(server))))
 
     def restart_with_old_ids(self) -> str:
-        """Two configurations; the server is killed; the second worker starts its own first."""
-        with running(self.peer, WORKLOAD) as server:
-            kong = self.kong(server)
-            old = {message: kong.start(message=message) for message in ("one", "two")}
-            os.kill(server.pid, signal.SIGKILL)
-        with running(self.peer, WORKLOAD) as server:
-            kong = self.kong(server)
-            kong.start(message="three")
-            return self.tell(lambda: kong.event(old["one"]))
+        """Two configurations; the server is killed; the second worker starts its own first.
+
+        The new server gets the socket of the old one, as from Kong.
+        """
+        with run_directory() as run:
+            with running(self.peer, WORKLOAD, run=run) as server:
+                kong = self.kong(server)
+                old = {message: kong.start(message=message) for message in ("one", "two")}
+                os.kill(server.pid, signal.SIGKILL)
+            try:
+                with running(self.peer, WORKLOAD, run=run) as server:
+                    kong = self.kong(server)
+                    kong.start(message="three")
+                    return self.tell(lambda: kong.event(old["one"]))
+            except MissingPeer as error:
+                return f"it does not start again: {error}"
 
 
 def flood(peer: socket.socket, head: bytes, data: bytes, seconds: float, most: int) -> int:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -60,21 +61,25 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(peer: Peer, workload: str, wait: bool = True) -> Iterator[Server]:
+def running(
+    peer: Peer, workload: str, wait: bool = True, run: Path | None = None
+) -> Iterator[Server]:
     """Start a prepared peer, by default wait until it listens; stop it at the end.
 
-    Raises ``MissingPeer`` with the end of its log when it does not come up.
+    `run` is the directory for its socket and what else it writes, that of a server before it for
+    instance; without one it gets its own. Raises ``MissingPeer`` with the end of its log when it
+    does not come up.
     """
     logs = ROOT / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     log_path = logs / f"{peer.name}-{workload}.log"
-    with run_directory() as run:
-        launch = peer.launch(home_of(peer, ROOT), run, workload)
+    with contextlib.nullcontext(run) if run else run_directory() as directory:
+        launch = peer.launch(home_of(peer, ROOT), directory, workload)
         with log_path.open("wb") as log:
             started = time.monotonic()
             process = subprocess.Popen(
                 launch.argv,
-                cwd=run,
+                cwd=directory,
                 env=environment_of(peer),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -108,14 +113,19 @@ def run_directory() -> Iterator[Path]:
         shutil.rmtree(run, ignore_errors=True)
 
 
-def _wait_for(process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
+def _wait_for(process: subprocess.Popen[bytes], path: Path, log: Path) -> None:
     end = time.monotonic() + START_SECONDS
-    while not socket.exists():
+    while not _is_listening(path):
         if process.poll() is not None:
             raise MissingPeer(f"ended with {process.returncode}: {_last_line(log)}")
         if time.monotonic() > end:
             raise MissingPeer(f"no socket after {START_SECONDS:g} s: {_last_line(log)}")
         time.sleep(0.02)
+
+
+def _is_listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as peer:
+        return peer.connect_ex(str(path)) == 0
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
