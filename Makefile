@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/installed
 # Tests share the cores; many wait for something, which leaves room for one more at a time.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-CORE = $(wildcard src/pyx/kongps/core/*.pyx src/pyx/kongps/core/*.pxd)
+CORE = $(wildcard src/pyx/kongps/core/*.p[xy][dx] src/pyx/kongps/core/*/*.p[xy][dx])
 
 .PHONY: all demo test lint types check wheel-check wheels docs bench bench-check bench-memory soak \
     fuzz sanitize faults clean help

@@ -1,8 +1,9 @@
 """Builds the compiled core, and puts the packages together.
 
-The core is ``src/pyx/kongps/core/*.pyx``, each an extension module of ``kongps.core``. The C
-headers in ``include/`` and the examples travel inside the package. Everything else about it
-stands in ``pyproject.toml``.
+The package ``kongps.core`` lies whole in ``src/pyx/kongps/core``; each ``.pyx`` there is an extension
+module. (``src/kongps/core`` is a link to it, for tools that read the sources: mypy, editors.) The C
+headers in ``include/`` and the examples travel inside the package. Everything else about the build
+is in ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
 
 PYX = Path("src", "pyx")
+CORE = "kongps.core"
 
 COMPILE_ARGS = ["-O3", "-fvisibility=hidden"]
 
@@ -34,7 +36,8 @@ DIRECTIVES = {
 
 def module(name: str) -> ModuleType:
     """A module of kongps that needs nothing else of it: the package has no core yet."""
-    spec = importlib.util.spec_from_file_location(name, Path("src", "kongps", f"{name}.py"))
+    path = Path("src", "kongps", *name.split(".")).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
@@ -44,7 +47,7 @@ def module(name: str) -> ModuleType:
 
 def records() -> Path:
     """A C file that says in each module of the core what it was built with and for."""
-    facts = module("interpreter").facts()
+    facts = module("compiled.interpreter").facts()
     compiler = subprocess.run(
         [*facts["compiler"], "--version"], capture_output=True, text=True, check=False
     ).stdout.partition("\n")[0]
@@ -63,7 +66,7 @@ def records() -> Path:
     )
     header = Path("build", "record", "kongps_record.h")
     header.parent.mkdir(parents=True, exist_ok=True)
-    text = module("record").c_source(record)
+    text = module("compiled.record").c_source(record)
     if not header.exists() or header.read_text() != text:
         header.write_text(text)
     return header
@@ -79,24 +82,27 @@ def extensions() -> list[Extension]:
             include_dirs=["include", str(Path(greenlet.__file__).parent)],
             extra_compile_args=[*COMPILE_ARGS, "-include", str(record)],
         )
-        for source in sorted(PYX.glob("kongps/core/*.pyx"))
+        for source in sorted(PYX.glob("kongps/core/**/*.pyx"))
     ]
 
 
 setup(
     packages=[
-        *find_packages("src", include=["kongps*"]),
+        *find_packages("src", include=["kongps", "kongps.*"], exclude=[f"{CORE}*"]),
+        CORE,
+        *(f"{CORE}.{name}" for name in find_packages(str(PYX / "kongps" / "core"))),
         "kongps.examples",
         "kongps.include.kongps",
     ],
     package_dir={
         "": "src",
+        CORE: str(PYX / "kongps" / "core"),
         "kongps.examples": "examples",
         "kongps.include.kongps": "include/kongps",
     },
     package_data={
         "kongps": ["py.typed"],
-        "kongps.core": ["*.pyi"],
+        CORE: ["*.pyi", "*/*.pyi"],
         "kongps.examples": ["native/*"],
         "kongps.include.kongps": ["*.h"],
     },

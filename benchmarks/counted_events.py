@@ -26,8 +26,8 @@ from typing import Any, Callable
 from msgpack import packb, unpackb
 
 from kongps.core.session import Session
-from kongps.loader import load_directory
-from kongps.server import make_dispatcher
+from kongps.plugins.loader import load_directory
+from kongps.server.server import make_dispatcher
 
 Feed = Callable[[Any, bytes, Any], bytes]
 Answers = dict[str, dict[str, Any]]

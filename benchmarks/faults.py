@@ -205,7 +205,7 @@ class Trial:
         import msgpack
         from wire import frame
 
-        from kongps.core.protobuf import encode_message
+        from kongps.core.wire.protobuf import encode_message
 
         with running(self.peer, WORKLOAD) as server:
             kong = self.kong(server)

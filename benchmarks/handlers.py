@@ -19,11 +19,11 @@ import msgpack
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from kongps.build import build
-from kongps.core.dispatch import Dispatcher, Instance
-from kongps.core.inline_runner import InlineRunner
+from kongps.compiled.build import build
+from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+from kongps.core.runners.inline import InlineRunner
 from kongps.core.session import Session
-from kongps.loader import load_plugin
+from kongps.plugins.loader import load_plugin
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"

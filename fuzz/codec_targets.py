@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from kongps.core.msgpack import PackError, UnpackError, packb, unpackb
-from kongps.core.protobuf import decode_message, encode_message
-from kongps.core.protobuf_tables import MESSAGES
+from kongps.core.wire.msgpack import PackError, UnpackError, packb, unpackb
+from kongps.core.wire.protobuf import decode_message, encode_message
+from kongps.core.wire.tables import MESSAGES
 
 MESSAGE_NAMES = (*sorted(MESSAGES), "Value", "Struct", "ListValue", "Empty")
 

@@ -6,8 +6,8 @@ from libc.stdlib cimport abort, calloc, free, malloc
 from libc.string cimport memcpy
 from posix.unistd cimport _exit
 
-from kongps.core.buffer cimport Buffer, buffer_size
-from kongps.core.protocol cimport Protocol
+from kongps.core.io.buffer cimport Buffer, buffer_size
+from kongps.core.wire.protocol cimport Protocol
 
 import sys
 import traceback

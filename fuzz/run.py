@@ -123,7 +123,7 @@ def runtime(clang: str, name: str) -> str:
 def build() -> None:
     """Compiles the core and libFuzzer's module, when their sources are newer."""
     clang = compiler()
-    sources = [*ROOT.glob("src/pyx/kongps/core/*.p*"), HERE / "driver.pyx", ROOT / "setup.py"]
+    sources = [*ROOT.glob("src/pyx/kongps/core/**/*.p*"), HERE / "driver.pyx", ROOT / "setup.py"]
     stamp = WORK / "built"
     if stamp.exists() and stamp.stat().st_mtime < Path(__file__).stat().st_mtime:
         shutil.rmtree(LIB)  # the flags may be others

@@ -154,7 +154,7 @@ def plain_sessions() -> Iterator[bytes]:
     """An event of each instance, over both protocols, answered with values of each type."""
     import msgpack
 
-    from kongps.core.protobuf import encode_message
+    from kongps.core.wire.protobuf import encode_message
 
     values = ("GET", None, 1, 1.5, True, b"\xff", ["a"], {"a": ["b"]}, {"v": {"a": 1}})
     for instance in range(1, 8):

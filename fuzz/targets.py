@@ -16,18 +16,18 @@ from typing import Any, Callable
 import msgpack
 from codec_targets import msgpack_codec, protobuf_codec
 
-from kongps.core.dispatch import Dispatcher, Instance
-from kongps.core.function import registered
-from kongps.core.inline_runner import InlineRunner
-from kongps.core.msgpack import PackError
-from kongps.core.msgpack_rpc import MsgPackRPC
-from kongps.core.protobuf_rpc import ProtobufRPC
-from kongps.core.protobuf_tables import RPCS
-from kongps.core.protocol import Protocol
+from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+from kongps.core.runners.inline import InlineRunner
 from kongps.core.session import Session
+from kongps.core.wire.function import registered
+from kongps.core.wire.msgpack import PackError
+from kongps.core.wire.msgpack_rpc import MsgPackRPC
+from kongps.core.wire.protobuf_rpc import ProtobufRPC
+from kongps.core.wire.protocol import Protocol
+from kongps.core.wire.tables import RPCS
 from kongps.errors import PDKError, ProtocolError
-from kongps.methods import Methods
 from kongps.pdk import Kong
+from kongps.server.commands import Methods
 
 # Set by run.py: moves received bytes to memory that ends where they end, so that the address
 # sanitizer sees a read behind them.

@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 import pytest
 
-from kongps.record import c_source
+from kongps.compiled.record import c_source
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 

@@ -10,10 +10,10 @@ from typing import Any, Callable
 import msgpack
 from wire import DirectProtobuf, frame
 
-from kongps.core.dispatch import HandlerExit, Instance
+from kongps.core.dispatch.dispatcher import HandlerExit, Instance
 from kongps.core.session import Session
 from kongps.pdk import Kong
-from kongps.server import make_dispatcher
+from kongps.server.server import make_dispatcher
 
 
 class Failed(str):

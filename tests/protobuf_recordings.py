@@ -13,14 +13,14 @@ from typing import Any, Callable
 from recordings import CAPTURES
 from wire import frame, split_frames
 
-from kongps.core.msgpack import UnpackError
-from kongps.core.protobuf import decode_message, encode_message
-from kongps.core.protobuf_tables import MESSAGES, RPCS
 from kongps.core.session import Session
+from kongps.core.wire.msgpack import UnpackError
+from kongps.core.wire.protobuf import decode_message, encode_message
+from kongps.core.wire.tables import MESSAGES, RPCS
 from kongps.errors import PDKError
 from kongps.pdk import Kong
 from kongps.pdk.asked_once import ASKED_ONCE
-from kongps.server import make_dispatcher
+from kongps.server.server import make_dispatcher
 
 COMMANDS_WITH_INSTANCE = (
     "cmd_handle_event",

@@ -12,11 +12,11 @@ from typing import Any, Callable
 
 import msgpack
 
-from kongps.core.function import registered
 from kongps.core.session import Session
+from kongps.core.wire.function import registered
 from kongps.pdk import Kong
 from kongps.pdk.asked_once import ASKED_ONCE
-from kongps.server import make_dispatcher
+from kongps.server.server import make_dispatcher
 
 CAPTURES = Path(__file__).parent / "data" / "captures"
 

@@ -30,8 +30,8 @@ from typing import Any, ClassVar
 import msgpack
 from wire import Process, ProtobufSocket, RPCError, Socket, frame, split_frames
 
-from kongps.core.protobuf import decode_message, encode_message
-from kongps.server import MEMORY_INTERVAL
+from kongps.core.wire.protobuf import decode_message, encode_message
+from kongps.server.server import MEMORY_INTERVAL
 
 PLUGIN = """
     class Plugin:

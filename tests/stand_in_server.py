@@ -12,8 +12,8 @@ from typing import Any, Callable
 
 import msgpack
 
-from kongps.core.protobuf import decode_message, encode_message
-from kongps.core.protobuf_tables import MESSAGES, RPCS
+from kongps.core.wire.protobuf import decode_message, encode_message
+from kongps.core.wire.tables import MESSAGES, RPCS
 
 
 class RpcFailure(Exception):

@@ -8,9 +8,9 @@ import pytest
 from recordings import Recording, files
 from wire import dispatcher_with
 
-from kongps.core.dispatch import Dispatcher
-from kongps.core.function import registered
-from kongps.core.inline_runner import InlineRunner
+from kongps.core.dispatch.dispatcher import Dispatcher
+from kongps.core.runners.inline import InlineRunner
+from kongps.core.wire.function import registered
 from kongps.errors import PDKError
 from kongps.pdk.asked_once import ASKED_ONCE
 

@@ -18,11 +18,11 @@ from wire import run
 
 from kongps import __version__
 from kongps._version import PLUGIN_API
-from kongps.build import build, rebuild
-from kongps.compat import SourceChanged, read_record
+from kongps.compiled.build import build, rebuild
+from kongps.compiled.checks import SourceChanged, read_record
+from kongps.compiled.record import source_hash
 from kongps.errors import BuildError, PluginError, PluginNameError
-from kongps.loader import load_directory, load_plugin
-from kongps.record import source_hash
+from kongps.plugins.loader import load_directory, load_plugin
 from kongps.testing import Kong
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -222,7 +222,7 @@ def test_what_cannot_be_built_is_refused(tmp_path: Path) -> None:
 def test_without_cython_it_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kongps.build.cython_version", lambda: None)
+    monkeypatch.setattr("kongps.compiled.build.cython_version", lambda: None)
     with pytest.raises(BuildError, match=r"pip install 'kongps\[build\]'"):
         build(str(write(tmp_path / "hello.py", PLUGIN_SOURCE)))
 

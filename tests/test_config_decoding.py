@@ -27,8 +27,8 @@ import msgspec
 import pytest
 
 from kongps.errors import ConfigError, PluginError
-from kongps.fields import Field
-from kongps.loader import from_object
+from kongps.plugins.fields import Field
+from kongps.plugins.loader import from_object
 
 SECRET = "s3cr3t-value"
 

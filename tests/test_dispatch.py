@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from wire import Direct, OneHandler, RPCError, dispatcher_with
 
-from kongps.core.dispatch import Dispatcher, HandlerExit, Instance
-from kongps.core.inline_runner import InlineRunner
+from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
+from kongps.core.runners.inline import InlineRunner
 from kongps.errors import KongpsError, PDKError
 
 UNEXPECTED = {

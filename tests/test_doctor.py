@@ -15,12 +15,12 @@ import pytest
 from objects import PLUGIN_SOURCE, compile_c, needs_compiler
 from wire import run
 
-from kongps import kong_settings
 from kongps._version import PLUGIN_API, __version__
-from kongps.conf import kong_conf
-from kongps.doctor import _within, examine_all
-from kongps.interpreter import facts
-from kongps.kong_settings import Finding
+from kongps.cli import kong_conf as kong_settings
+from kongps.cli.conf import kong_conf
+from kongps.cli.doctor import _within, examine_all
+from kongps.cli.kong_conf import Finding
+from kongps.compiled.interpreter import facts
 
 SUFFIX = EXTENSION_SUFFIXES[0]
 KONGPS = f"{sys.executable} -m kongps"

@@ -14,7 +14,7 @@ import pytest
 from conftest import EXAMPLES
 from wire import SRC, run
 
-from kongps.core.phases import PHASE_NAMES as PHASES_OF_THE_CORE
+from kongps.core.wire.phases import PHASE_NAMES as PHASES_OF_THE_CORE
 from kongps.phases import PHASE_NAMES
 
 # What only serving needs, or only messages; each took at least a millisecond.
@@ -31,15 +31,15 @@ SPARED = {
     "importlib.metadata",
     "inspect",
     "json",
-    "kongps.compat",
+    "kongps.compiled.checks",
     "kongps.core",
-    "kongps.elf",
+    "kongps.compiled.elf",
     "kongps.log",
-    "kongps.methods",
+    "kongps.server.commands",
     "kongps.pdk",
-    "kongps.server",
-    "kongps.store",
-    "kongps.tools",
+    "kongps.server.server",
+    "kongps.server.store",
+    "kongps.cli.tools",
     "logging",
     "msgspec",
     "pathlib",
@@ -95,7 +95,7 @@ COMMANDS = [
 def imported(*words: str) -> set[str]:
     """The modules that a command line imports, by a Python that has imported nothing itself."""
     script = (
-        "import sys; before = set(sys.modules); from kongps.cli import main; "
+        "import sys; before = set(sys.modules); from kongps.cli.main import main; "
         "code = main(); print(*set(sys.modules) - before, file=sys.stderr); sys.exit(code)"
     )
     done = subprocess.run(
@@ -106,7 +106,7 @@ def imported(*words: str) -> set[str]:
     )
     assert b"Phases" in done.stdout
     modules = set(done.stderr.decode().split())
-    assert "kongps.loader" in modules
+    assert "kongps.plugins.loader" in modules
     return modules
 
 
@@ -134,7 +134,14 @@ def test_a_dump_as_messagepack_needs_a_codec_and_nothing_else(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["hello", "key_gate", "log", "hello_go", "hello_kong_pdk"])
 def test_what_the_examples_import_is_all_that_their_dump_adds(name: str) -> None:
     modules = imported("dump", "--plugins-directory", str(EXAMPLES), name)
-    for spared in ("argparse", "kongps.compat", "kongps.core", "kongps.pdk", "logging", "msgspec"):
+    for spared in (
+        "argparse",
+        "kongps.compiled.checks",
+        "kongps.core",
+        "kongps.pdk",
+        "logging",
+        "msgspec",
+    ):
         assert spared not in modules
 
 

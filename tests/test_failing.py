@@ -20,11 +20,11 @@ from wire import (
     serving,
 )  # fmt: skip
 
-from kongps.core.dispatch import Dispatcher, Instance
-from kongps.core.inline_runner import InlineRunner
+from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.report import LONGEST_TOLD, traceback_of
+from kongps.core.runners.inline import InlineRunner
 from kongps.errors import PluginError
-from kongps.loader import from_object
+from kongps.plugins.loader import from_object
 
 UNEXPECTED = [500, {"message": "An unexpected error occurred"}]
 

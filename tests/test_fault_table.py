@@ -36,11 +36,11 @@ from wire import (
     serving,
 )
 
-from kongps.core.dispatch import Dispatcher, Instance
-from kongps.core.inline_runner import InlineRunner
+from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+from kongps.core.runners.inline import InlineRunner
 from kongps.errors import PDKError, ProtocolError
-from kongps.loader import from_object
-from kongps.server import make_dispatcher
+from kongps.plugins.loader import from_object
+from kongps.server.server import make_dispatcher
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "reliability.md"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kongps import cli, flags
+from kongps.cli import flags
+from kongps.cli import main as cli
 
 # Every flag of the commands with each kind of value, and what is no flag of any.
 FLAGS = [

@@ -21,9 +21,9 @@ import pytest
 from handler_modes import Client, failed
 from wire import Direct, RPCError, dispatcher_with, run, serving
 
-from kongps.core.dispatch import Dispatcher, HandlerExit, Instance
-from kongps.core.inline_runner import InlineRunner
-from kongps.core.msgpack import PackError, packb
+from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
+from kongps.core.runners.inline import InlineRunner
+from kongps.core.wire.msgpack import PackError, packb
 from kongps.errors import PDKError, ProtocolError
 
 FAILED = "kong.response.exit"

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from wire import Direct, Process, ProtobufSocket, RPCError, Socket, serving
 
-from kongps import methods as methods_module
-from kongps import store as store_module
-from kongps.core.dispatch import Dispatcher
-from kongps.core.inline_runner import InlineRunner
-from kongps.loader import from_object
-from kongps.methods import Methods
-from kongps.store import InstanceStore, store_path
+from kongps.core.dispatch.dispatcher import Dispatcher
+from kongps.core.runners.inline import InlineRunner
+from kongps.plugins.loader import from_object
+from kongps.server import commands as methods_module
+from kongps.server import store as store_module
+from kongps.server.commands import Methods
+from kongps.server.store import InstanceStore, store_path
 
 SECRET = "s3cret-value"
 
@@ -412,7 +412,7 @@ def test_an_id_is_not_given_out_again(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dice = iter([5, 5, 6, 5, 6, 7])
-    monkeypatch.setattr("kongps.methods.secrets.randbelow", lambda _: next(dice))
+    monkeypatch.setattr("kongps.server.commands.secrets.randbelow", lambda _: next(dice))
     methods = methods_with(store)
     wire = Direct(methods.dispatcher)
     assert wire.start("telling", config("a")) == 6

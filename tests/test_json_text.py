@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import SRC
 
-from kongps.json_text import json_text
+from kongps.cli.json_text import json_text
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 VALUES = st.recursive(
@@ -48,7 +48,7 @@ def test_what_json_has_nothing_for_is_a_type_error() -> None:
 
 def test_a_usual_dump_needs_no_json() -> None:
     value = '{"Name": "key-gate", "Phases": ["access"], "Priority": 1250, "Half": 0.5, "No": None}'
-    script = f"import sys; from kongps.json_text import json_text; json_text({value}); "
+    script = f"import sys; from kongps.cli.json_text import json_text; json_text({value}); "
     done = subprocess.run(
         [sys.executable, "-S", "-c", script + "sys.exit('json' in sys.modules)"],
         env={"PYTHONPATH": str(SRC)},

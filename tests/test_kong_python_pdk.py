@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from kongps import kong_pdk_shim
 from kongps.errors import PDKError, PluginError
-from kongps.loader import from_object, load_directory, load_plugin
-from kongps.plugin import Plugin
+from kongps.kong_pdk import shim as kong_pdk_shim
+from kongps.plugins.loader import from_object, load_directory, load_plugin
+from kongps.plugins.plugin import Plugin
 
 PLUGINS = Path(__file__).parent / "data" / "plugins" / "kong_python_pdk"
 
@@ -73,7 +73,7 @@ def test_the_configuration_is_handed_over_as_kong_sent_it(greeter: Plugin) -> No
 
 
 def test_calls_return_pairs_unless_told_otherwise(greeter: Plugin) -> None:
-    compat = pytest.importorskip("kongps.pdk.compat")
+    compat = pytest.importorskip("kongps.kong_pdk.pdk")
     assert greeter.kong is compat.LuaStyleKong
     assert load_plugin(PLUGINS, "py-greeter", lua_style=False).kong is compat.PlainKong
 
@@ -224,7 +224,7 @@ def test_an_installed_package_is_found_first(tmp_path: Path) -> None:
     package.mkdir()
     (package / "__init__.py").write_text("REAL = True\n")
     script = (
-        "import kongps.kong_pdk_shim as shim; shim.install()\n"
+        "import kongps.kong_pdk.shim as shim; shim.install()\n"
         "import kong_pdk; assert kong_pdk.REAL\n"
         "try:\n import kong_pdk.exception\n"
         "except ModuleNotFoundError: print('only the real one')\n"
@@ -241,7 +241,7 @@ def test_an_installed_package_is_found_first(tmp_path: Path) -> None:
 
 
 def test_a_dedicated_server_is_started_with_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kongps import embedded
+    from kongps.cli import run as embedded
 
     served: list[Plugin] = []
     monkeypatch.setattr(embedded, "serve_dedicated", lambda plugin: served.append(plugin))

@@ -13,8 +13,8 @@ import msgpack
 import pytest
 from wire import Direct, DirectProtobuf, OneHandler, dispatcher_with, run, serving
 
-from kongps.core.dispatch import Dispatcher, Instance
-from kongps.core.inline_runner import InlineRunner
+from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+from kongps.core.runners.inline import InlineRunner
 
 
 def test_a_signal_has_the_server_tell_what_it_holds(plugins: Path, short_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kongps.errors import ConfigError
-from kongps.loader import load_directory
+from kongps.plugins.loader import load_directory
 from kongps.testing import Kong
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kongps.compat import NotALibrary
+from kongps.compiled.checks import NotALibrary
 from kongps.errors import PluginError, PluginNameError, ServerError
-from kongps.loader import (
+from kongps.plugins.loader import (
     MAX_NAME_LENGTH,
     check_name,
     from_object,

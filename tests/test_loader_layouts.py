@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from kongps.errors import PluginError
-from kongps.loader import from_object, load_plugin
-from kongps.plugin import Plugin
+from kongps.plugins.loader import from_object, load_plugin
+from kongps.plugins.plugin import Plugin
 
 
 def load(text: str, name: str = "sample") -> Plugin:

@@ -10,7 +10,7 @@ import pytest
 from handler_modes import Client, failed, status, write
 from wire import serving
 
-from kongps.server import MEMORY_INTERVAL
+from kongps.server.server import MEMORY_INTERVAL
 
 # Of 40 MB in pieces that the C library keeps in one heap, one in a hundred stays, also at its end.
 HOLDS = """

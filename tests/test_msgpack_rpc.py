@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kongps.core.msgpack import PackError
-from kongps.core.msgpack_rpc import MsgPackRPC
+from kongps.core.wire.msgpack import PackError
+from kongps.core.wire.msgpack_rpc import MsgPackRPC
 from kongps.errors import ProtocolError
 
 

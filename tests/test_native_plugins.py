@@ -18,15 +18,17 @@ import pytest
 from objects import compile_c, needs_compiler
 from wire import Direct
 
-from kongps import compat, get_include, native
+from kongps import get_include
 from kongps._version import PLUGIN_API
-from kongps.build import build, rebuild
-from kongps.compat import read_record
-from kongps.core.dispatch import Dispatcher, Instance
-from kongps.core.inline_runner import InlineRunner
-from kongps.core.protobuf import encode_message
+from kongps.compiled import checks as compat
+from kongps.compiled import native
+from kongps.compiled.build import build, rebuild
+from kongps.compiled.checks import read_record
+from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+from kongps.core.runners.inline import InlineRunner
+from kongps.core.wire.protobuf import encode_message
 from kongps.errors import NativeError, PluginError
-from kongps.loader import load_directory, load_plugin
+from kongps.plugins.loader import load_directory, load_plugin
 from kongps.testing import Kong
 
 HERE = Path(__file__).parent

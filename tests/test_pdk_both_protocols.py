@@ -23,10 +23,10 @@ from pdk_support import (
 )
 from protobuf_recordings import call_args, same_message, seen_value
 
-from kongps.core.dispatch import HandlerExit
-from kongps.core.function import registered
-from kongps.core.protobuf import decode_message, encode_message
-from kongps.core.protobuf_tables import RPCS
+from kongps.core.dispatch.dispatcher import HandlerExit
+from kongps.core.wire.function import registered
+from kongps.core.wire.protobuf import decode_message, encode_message
+from kongps.core.wire.tables import RPCS
 from kongps.errors import PDKError
 
 PDK = Path(__file__).parent / "data" / "pdk"

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from pdk_support import decoded, run, was_refused, was_unknown, wire_answer
 
-from kongps.core.dispatch import HandlerExit
-from kongps.core.function import registered
+from kongps.core.dispatch.dispatcher import HandlerExit
+from kongps.core.wire.function import registered
 from kongps.errors import PDKError
 
 RECORDING = Path(__file__).parent / "data" / "pdk" / "kong-3.9-results-msgpack.jsonl"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import kongps.pdk
-from kongps.core.dispatch import Namespace
-from kongps.core.function import registered
+from kongps.core.dispatch.dispatcher import Namespace
+from kongps.core.wire.function import registered
 from kongps.pdk import FUNCTIONS, Kong
 
 DATA = Path(__file__).parent / "data" / "pdk"

@@ -7,9 +7,9 @@ from typing import Any, Callable
 import pytest
 from pdk_support import Failed, run
 
-from kongps.core.dispatch import HandlerExit
+from kongps.core.dispatch.dispatcher import HandlerExit
 from kongps.errors import PDKError
-from kongps.pdk.compat import LuaStyleKong, PlainKong
+from kongps.kong_pdk.pdk import LuaStyleKong, PlainKong
 
 Handler = Callable[[Any], Any]
 

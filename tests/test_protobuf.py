@@ -16,9 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from protobuf_oracle import DATA, MESSAGE_FIELDS, WELL_KNOWN
 
-from kongps.core.msgpack import PackError, UnpackError
-from kongps.core.protobuf import LIMITS, decode_message, encode_message
-from kongps.core.protobuf_tables import MESSAGES, RPCS
+from kongps.core.wire.msgpack import PackError, UnpackError
+from kongps.core.wire.protobuf import LIMITS, decode_message, encode_message
+from kongps.core.wire.tables import MESSAGES, RPCS
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 NUMBERS = st.one_of(st.integers(-(2**53), 2**53), st.floats(allow_nan=False))

@@ -16,17 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import Asked, DirectProtobuf, frame, protobuf_with, split_frames
 
-from kongps.core.dispatch import Dispatcher, HandlerExit, Instance
-from kongps.core.function import registered
-from kongps.core.inline_runner import InlineRunner
-from kongps.core.msgpack import PackError
-from kongps.core.protobuf import decode_message, encode_message
-from kongps.core.protobuf_rpc import ProtobufRPC
-from kongps.core.protobuf_tables import ADAPTED, RPCS
+from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
+from kongps.core.runners.inline import InlineRunner
 from kongps.core.session import Session
+from kongps.core.wire.function import registered
+from kongps.core.wire.msgpack import PackError
+from kongps.core.wire.protobuf import decode_message, encode_message
+from kongps.core.wire.protobuf_rpc import ProtobufRPC
+from kongps.core.wire.tables import ADAPTED, RPCS
 from kongps.errors import PDKError, ProtocolError
 from kongps.pdk import Kong
-from kongps.server import make_dispatcher
+from kongps.server.server import make_dispatcher
 
 # Bytes of calls that are sent before an answer is waited for, and of a frame with a call of Kong.
 MAX_PIPELINED = 16384
@@ -242,7 +242,7 @@ def test_an_argument_that_cannot_be_carried_leaves_no_half_call() -> None:
 
 
 def test_all_six_commands_are_answered() -> None:
-    from kongps.plugin import Plugin
+    from kongps.plugins.plugin import Plugin
 
     plugin = Plugin(
         "hello", version="1.2.3", priority=9, schema={"name": "hello", "fields": []},

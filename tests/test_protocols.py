@@ -29,12 +29,12 @@ from wire import (
 )
 
 from kongps.core.connection import serve
-from kongps.core.dispatch import Dispatcher, Instance
-from kongps.core.inline_runner import InlineRunner
-from kongps.core.loop import Loop
-from kongps.core.msgpack_rpc import MsgPackRPC
-from kongps.core.protobuf import encode_message
+from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+from kongps.core.io.loop import Loop
+from kongps.core.runners.inline import InlineRunner
 from kongps.core.session import Session
+from kongps.core.wire.msgpack_rpc import MsgPackRPC
+from kongps.core.wire.protobuf import encode_message
 from kongps.errors import ProtocolError
 
 # The largest frame with a call of Kong: what the proof rests on.

@@ -24,7 +24,7 @@ from protobuf_recordings import (
 )
 from wire import split_frames
 
-from kongps.core.protobuf import decode_message
+from kongps.core.wire.protobuf import decode_message
 from kongps.errors import PDKError
 
 RECORDINGS = files()

@@ -32,8 +32,8 @@ import pytest
 from wire import ProtobufSocket, RPCError, Socket, environment
 
 from kongps.errors import ServerError
-from kongps.server import SocketFiles
-from kongps.store import store_path
+from kongps.server.server import SocketFiles
+from kongps.server.store import store_path
 from kongps.testing import Kong, PluginConfig, Request, Result
 
 # Version and protocol of the Kongs.

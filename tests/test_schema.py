@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kongps.errors import PluginError
-from kongps.fields import Field, no_consumer, no_route, no_service, protocols
-from kongps.loader import from_object
-from kongps.plugin import Plugin
-from kongps.schema import TYPES
+from kongps.plugins.fields import Field, no_consumer, no_route, no_service, protocols
+from kongps.plugins.loader import from_object
+from kongps.plugins.plugin import Plugin
+from kongps.plugins.schema import TYPES
 
 
 def access(self: Any, kong: Any) -> Any:

@@ -317,7 +317,7 @@ def test_more_connections_than_file_descriptors_are_taken_later(
     plugins: Path, short_path: Path
 ) -> None:
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40));"
-    limited += "from kongps.cli import main; sys.exit(main())"
+    limited += "from kongps.cli.main import main; sys.exit(main())"
     path = short_path / "k.sock"
     server = subprocess.Popen(
         [sys.executable, "-c", limited, "serve", "--plugins-directory", str(plugins),
@@ -453,7 +453,7 @@ def test_log_lines_are_single_lines_of_text_or_json(plugins: Path, short_path: P
 
 
 def test_a_server_runs_in_a_thread_too(plugins: Path, short_path: Path) -> None:
-    from kongps.server import Server
+    from kongps.server.server import Server
     from kongps.settings import Settings
 
     server = Server(Settings(plugins_directory=str(plugins), socket=str(short_path / "k.sock")))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kongps import demo
+from kongps.cli import demo
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kongps.errors import ConfigError, PluginError
-from kongps.loader import from_object
+from kongps.plugins.loader import from_object
 from kongps.testing import Kong, Request, Response, Route
 
 

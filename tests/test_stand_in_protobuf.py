@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_in_server import Close, NoAnswer, ProtobufServer, RpcFailure, call
 
-from kongps.core.protobuf import decode_message, encode_message
+from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.errors import KongpsError
 from kongps.testing import Kong, PluginConfig, Request
 from kongps.testing.exchange import Exchange

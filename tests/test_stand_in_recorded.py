@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kongps.core.protobuf_tables import RPCS
+from kongps.core.wire.tables import RPCS
 from kongps.testing import Kong, PluginConfig, Request, Response, Route, Service
 from kongps.testing.entities import Consumer
 from kongps.testing.exchange import Exchange

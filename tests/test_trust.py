@@ -14,9 +14,9 @@ import pytest
 from conftest import EXAMPLES
 from wire import run, serving
 
-from kongps import trust
 from kongps.errors import PluginError, ServerError
-from kongps.loader import load_directory, load_plugin
+from kongps.plugins import trust
+from kongps.plugins.loader import load_directory, load_plugin
 
 FLAG = "--allow-unsafe-plugins"
 

@@ -17,12 +17,12 @@ import versions_page
 from objects import PLUGIN_SOURCE, compile_c, dumped, needs_compiler
 from wire import SRC, run
 
-from kongps import compat
 from kongps._version import PLUGIN_API
-from kongps.elf import ELF
+from kongps.compiled import checks as compat
+from kongps.compiled.elf import ELF
+from kongps.compiled.interpreter import facts
 from kongps.errors import PluginError
-from kongps.interpreter import facts
-from kongps.loader import examine, load_directory, load_plugin
+from kongps.plugins.loader import examine, load_directory, load_plugin
 
 SUFFIX = EXTENSION_SUFFIXES[0]
 TAG = facts()["abi_tag"]
@@ -253,7 +253,7 @@ def test_a_core_for_another_interpreter_is_told_in_one_sentence(tmp_path: Path) 
         env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("kongps.compat.CoreMismatch: kongps ")
+    assert last.startswith("kongps.compiled.checks.CoreMismatch: kongps ")
     assert "only for cpython-38-x86_64-linux-gnu" in last
     assert f"CPython {sys.version.split()[0]}" in last
     assert f"{sys.executable} -m pip install" in last

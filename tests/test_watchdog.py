@@ -15,8 +15,8 @@ import pytest
 from handler_modes import PROTOCOLS, Client, at_once, failed, status, told, write
 from wire import environment, serving
 
-from kongps.core.inline_runner import InlineRunner
-from kongps.core.watchdog import Watchdog
+from kongps.core.runners.inline import InlineRunner
+from kongps.core.runners.watchdog import Watchdog
 
 BLOCKS = """
 import threading, time
@@ -223,8 +223,8 @@ def test_a_handler_is_not_blamed_while_python_looks_for_garbage() -> None:
 def test_a_finalizer_that_blocks_is_told_of(lost: str) -> None:
     done = python(f"""
         import gc, time
-        from kongps.core.inline_runner import InlineRunner
-        from kongps.core.watchdog import Watchdog
+        from kongps.core.runners.inline import InlineRunner
+        from kongps.core.runners.watchdog import Watchdog
 
         class Lost:
             def __init__(self):
@@ -250,8 +250,8 @@ def test_a_stop_of_the_process_is_not_taken_off_twice() -> None:
     """A handler that works on for long after it is blamed for that."""
     done = python("""
         import os, signal, subprocess, time
-        from kongps.core.inline_runner import InlineRunner
-        from kongps.core.watchdog import Watchdog
+        from kongps.core.runners.inline import InlineRunner
+        from kongps.core.runners.watchdog import Watchdog
 
         def stopped():
             me = os.getpid()
@@ -273,8 +273,8 @@ def test_a_stop_of_the_process_is_not_taken_off_twice() -> None:
 
 STARVED = """
 import os, time
-from kongps.core.inline_runner import InlineRunner
-from kongps.core.watchdog import Watchdog
+from kongps.core.runners.inline import InlineRunner
+from kongps.core.runners.watchdog import Watchdog
 
 def work():
     "Takes 5 ms of the processor."

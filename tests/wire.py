@@ -15,10 +15,10 @@ from typing import Any, Callable
 
 import msgpack
 
-from kongps.core.dispatch import Dispatcher, Instance
-from kongps.core.protobuf import decode_message, encode_message
-from kongps.core.protobuf_tables import RPCS
+from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.session import Session
+from kongps.core.wire.protobuf import decode_message, encode_message
+from kongps.core.wire.tables import RPCS
 from kongps.pdk import Kong
 
 SRC = Path(__file__).parent.parent / "src"

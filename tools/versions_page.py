@@ -1,16 +1,16 @@
-"""Writes docs/versions.md from the exception classes of kongps.compat."""
+"""Writes docs/versions.md from the exception classes of kongps.compiled.checks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from kongps import compat
 from kongps._version import PLUGIN_API
+from kongps.compiled import checks as compat
 
 PAGE = Path(__file__).parents[1] / "docs" / "versions.md"
 
 HEAD = """\
-<!-- Made by `make docs` from the classes in kongps.compat; change it there. -->
+<!-- Made by `make docs` from the classes in kongps.compiled.checks; change it there. -->
 
 # What must match what
 
@@ -39,7 +39,7 @@ lists everything that is wrong, with its remedy.
 
 ## The errors
 
-All are classes of `kongps.compat` and derive from `CompatError`, a `kongps.PluginError`.
+All are classes of `kongps.compiled.checks` and derive from `CompatError`, a `kongps.PluginError`.
 
 | class | what it says | what must match | mended by |
 | --- | --- | --- | --- |
@@ -51,7 +51,7 @@ TAIL = """
 `kongps build` writes into each file, in the section `kongps_build`: the plugin's name, the Python
 version, implementation and ABI tag, debug and free-threaded build, machine, C library, Cython,
 compiler, the versions of kongps and of its plugin API, the source's place from the plugins
-directory and its SHA-256. To read it: `python -c "from kongps.compat import read_record;
+directory and its SHA-256. To read it: `python -c "from kongps.compiled.checks import read_record;
 print(read_record('hello.so'))"`. The core's own modules have the same record.
 
 A source that lies elsewhere is copied to `.sources/` in the plugins directory, where `kongps

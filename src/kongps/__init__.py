@@ -25,10 +25,10 @@ from kongps.errors import (
 )
 
 if TYPE_CHECKING:
-    from kongps.embedded import run
-    from kongps.fields import Field
+    from kongps.cli.run import run
     from kongps.pdk import Kong
     from kongps.pdk.aio import AsyncKong
+    from kongps.plugins.fields import Field
 
 __all__ = [
     "AsyncKong",
@@ -48,15 +48,15 @@ __all__ = [
 
 _LAZY = {
     "AsyncKong": "kongps.pdk.aio",
-    "Field": "kongps.fields",
+    "Field": "kongps.plugins.fields",
     "Kong": "kongps.pdk",
-    "run": "kongps.embedded",
+    "run": "kongps.cli.run",
 }
 
 _core = os.path.join(os.path.dirname(__file__), "core")
 
-if not any(os.path.exists(os.path.join(_core, f"dispatch{end}")) for end in EXTENSION_SUFFIXES):
-    from kongps.compat import core_mismatch
+if not any(os.path.exists(os.path.join(_core, f"session{end}")) for end in EXTENSION_SUFFIXES):
+    from kongps.compiled.checks import core_mismatch
 
     raise core_mismatch(_core)
 

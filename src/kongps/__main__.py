@@ -2,7 +2,7 @@
 
 import sys
 
-from kongps.cli import main
+from kongps.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,8 +17,8 @@ import inspect
 from typing import Any, Callable
 
 from kongps import pdk
-from kongps.core.async_runner import awaited
-from kongps.core.dispatch import Namespace, namespace
+from kongps.core.dispatch.dispatcher import Namespace, namespace
+from kongps.core.runners.asyncio import awaited
 
 __all__ = ["AsyncKong", "async_class"]
 

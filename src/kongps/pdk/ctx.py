@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kongps.core.dispatch import Namespace, namespace
+from kongps.core.dispatch.dispatcher import Namespace, namespace
 
 __all__ = ["Ctx", "PluginCtx", "SharedCtx"]
 

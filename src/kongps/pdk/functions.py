@@ -14,7 +14,7 @@ raises :class:`kongps.PDKError` with that sentence.
 
 from __future__ import annotations
 
-from kongps.core.function import Function, ask_once, register
+from kongps.core.wire.function import Function, ask_once, register
 from kongps.pdk.asked_once import ASKED_ONCE, ONLY
 
 __all__ = ["FUNCTIONS"]

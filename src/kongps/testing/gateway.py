@@ -44,7 +44,7 @@ from kongps.testing.wire import (
 )
 
 if TYPE_CHECKING:
-    from kongps.plugin import Plugin
+    from kongps.plugins.plugin import Plugin
 
     Upstream = Union[Response, Callable[[Request], Response]]
     Plugins = Union[Mapping[str, Mapping[str, Any]], Iterable[Union[str, PluginConfig]]]
@@ -185,7 +185,7 @@ class Kong:
 
     :param socket: path of a plugin server's socket.
     :param plugin: a class, a module, the path of a file or directory that is a plugin, or a
-        :class:`kongps.plugin.Plugin`.
+        :class:`kongps.plugins.plugin.Plugin`.
     :param plugins_directory: a directory of plugins.
     :param config: the configuration of the plugin, where there is just one.
     :param plugins: which plugins are configured: names, :class:`PluginConfig` objects, or a mapping
@@ -286,7 +286,7 @@ class Kong:
             names = [loaded.name]
             self._serve({loaded.name: loaded})
         elif plugins_directory is not None:
-            from kongps.loader import load_directory
+            from kongps.plugins.loader import load_directory
 
             found = load_directory(os.fspath(plugins_directory), lua_style=lua_style)
             if found.errors:
@@ -305,7 +305,7 @@ class Kong:
     # --- setting up ---------------------------------------------------------------------------
 
     def _serve(self, plugins: Mapping[str, Plugin]) -> None:
-        from kongps.server import make_dispatcher
+        from kongps.server.server import make_dispatcher
 
         self._dispatcher = make_dispatcher(dict(plugins), self._calls)
 
@@ -824,8 +824,8 @@ class Kong:
 
 
 def _load(plugin: object, *, lua_style: bool) -> Plugin:
-    from kongps.loader import from_object, load_plugin
-    from kongps.plugin import Plugin as Loaded
+    from kongps.plugins.loader import from_object, load_plugin
+    from kongps.plugins.plugin import Plugin as Loaded
 
     if isinstance(plugin, Loaded):
         return plugin

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kongps.core.protobuf_tables import MESSAGES
+from kongps.core.wire.tables import MESSAGES
 from kongps.testing.values import text, to_bytes
 
 __all__ = ["FIELDS", "Field", "decode", "encode"]

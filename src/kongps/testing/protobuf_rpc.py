@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from kongps.core.protobuf_tables import RPCS
+from kongps.core.wire.tables import RPCS
 from kongps.testing.entities import Event
 from kongps.testing.exchange import Exchange
 from kongps.testing.functions import Answer, call, has

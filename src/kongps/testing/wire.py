@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from kongps.core.turn import Turn
+    from kongps.core.io.turn import Turn
 
 __all__ = [
     "Calls",
@@ -164,7 +164,7 @@ class Calls:
 
     @functools.cached_property
     def turn(self) -> Turn:
-        from kongps.core.turn import Turn
+        from kongps.core.io.turn import Turn
 
         return Turn()
 

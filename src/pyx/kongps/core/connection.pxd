@@ -1,9 +1,9 @@
 """Connections from Kong: the one place where sockets and protocols meet."""
 
-from kongps.core.buffer cimport Buffer
-from kongps.core.journal cimport Desk, Slot
-from kongps.core.loop cimport Stream
-from kongps.core.protocol cimport Elsewhere, Outlet, Protocol
+from kongps.core.io.buffer cimport Buffer
+from kongps.core.workers.journal cimport Desk, Slot
+from kongps.core.io.loop cimport Stream
+from kongps.core.wire.protocol cimport Elsewhere, Outlet, Protocol
 from kongps.core.session cimport Session
 
 

@@ -6,16 +6,16 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 
-from kongps.core.buffer cimport buffer_size
-from kongps.core.dispatch cimport Dispatcher, event_phase, fail_dead_event
-from kongps.core.journal cimport (
+from kongps.core.io.buffer cimport buffer_size
+from kongps.core.dispatch.dispatcher cimport Dispatcher, event_phase, fail_dead_event
+from kongps.core.workers.journal cimport (
     KONG_ENDS_IT, NOTHING, OTHER_CALL, REPLAYED_SIZE, SPEAKS_MSGPACK, SPEAKS_PROTOBUF, START_CALL,
     STEP_CALL, Slot,
 )
-from kongps.core.loop cimport MOST_UNSENT, Loop, Stream
-from kongps.core.msgpack_rpc cimport MsgPackRPC
-from kongps.core.protobuf_rpc cimport ALL_IGNORED, ProtobufRPC
-from kongps.core.protocol cimport Outlet, Protocol
+from kongps.core.io.loop cimport MOST_UNSENT, Loop, Stream
+from kongps.core.wire.msgpack_rpc cimport MsgPackRPC
+from kongps.core.wire.protobuf_rpc cimport ALL_IGNORED, ProtobufRPC
+from kongps.core.wire.protocol cimport Outlet, Protocol
 from kongps.core.session cimport Session
 
 from kongps.core.report import report

@@ -1,8 +1,8 @@
 """One connection from Kong without I/O: a protocol joined to the dispatcher."""
 
-from kongps.core.buffer cimport Buffer
-from kongps.core.dispatch cimport Dispatcher
-from kongps.core.protocol cimport Call, Protocol
+from kongps.core.io.buffer cimport Buffer
+from kongps.core.dispatch.dispatcher cimport Dispatcher
+from kongps.core.wire.protocol cimport Call, Protocol
 
 
 cdef class Session:

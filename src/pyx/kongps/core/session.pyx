@@ -13,11 +13,11 @@ of one is taken for the other.
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from kongps.core.buffer cimport buffer_append, buffer_free, buffer_size
-from kongps.core.clock cimport coarse_monotonic
-from kongps.core.msgpack_rpc cimport MsgPackRPC
-from kongps.core.protobuf_rpc cimport MAX_CALL_SIZE, ProtobufRPC
-from kongps.core.protocol cimport MOST_CALLS
+from kongps.core.io.buffer cimport buffer_append, buffer_free, buffer_size
+from kongps.core.io.clock cimport coarse_monotonic
+from kongps.core.wire.msgpack_rpc cimport MsgPackRPC
+from kongps.core.wire.protobuf_rpc cimport MAX_CALL_SIZE, ProtobufRPC
+from kongps.core.wire.protocol cimport MOST_CALLS
 
 from kongps.errors import ProtocolError
 

@@ -1,0 +1,389 @@
+"""``kongps demo``: the example plugins at work, shown call by call.
+
+It starts a real server with the example plugins in a directory of its own, sends it requests
+through the socket with the stand-in for Kong, and prints what happened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, TextIO
+
+from kongps.errors import KongpsError
+from kongps.testing import Call, Kong, Result
+from kongps.testing.versions import parse_version
+
+__all__ = ["main"]
+
+# Seconds for the server to open its socket, and to end after SIGTERM.
+START_TIMEOUT = 20.0
+STOP_TIMEOUT = 15.0
+
+_SHOWN_HEADERS = ("content-type", "www-authenticate")
+_WIDTH = 100
+
+_PROTOCOLS = {"ProtoBuf:1": "protobuf", "MsgPack:1": "msgpack"}
+
+
+class DemoError(Exception):
+    """Something is not as it should be; the text says what."""
+
+
+@dataclass
+class Step:
+    """One request of the demo, and what is expected of it."""
+
+    method: str
+    path: str
+    headers: dict[str, str] = field(default_factory=dict)
+    status: int = 200
+    check: Optional[Callable[[Result], bool]] = None
+    expected: str = ""
+
+
+@dataclass
+class Scene:
+    """A plugin, its configuration, and the requests that show it."""
+
+    plugin: str
+    title: str
+    config: dict[str, Any]
+    steps: list[Step]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the demo.
+
+    :param argv: its arguments; those of the process by default.
+    :returns: 0, or 1 when anything was not as expected, with the reason on stderr.
+    """
+    parser = argparse.ArgumentParser(
+        prog="kongps demo",
+        description="Serves the example plugins to a stand-in for Kong, and prints each request, "
+        "each PDK call with its answer, and the response; then the same over the other protocol.",
+    )
+    parser.add_argument(
+        "--kong", metavar="VERSION", default="3.9", help="the Kong to be (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--examples", metavar="DIR", help="where the plugins are (default: those installed)"
+    )
+    options = parser.parse_args(argv)
+    show = _Printer(sys.stdout)
+    try:
+        directory = Path(options.examples) if options.examples else _examples()
+        _run(directory, options.kong, show)
+    except (DemoError, KongpsError, ValueError) as error:
+        print(f"kongps demo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _examples() -> Path:
+    here = Path(__file__).resolve().parent.parent
+    for directory in (here / "examples", here.parent.parent / "examples"):
+        if (directory / "hello.py").is_file():
+            return directory
+    raise DemoError("the example plugins are not installed; give their directory with --examples")
+
+
+def _scenes(log_file: Path) -> list[Scene]:
+    def says(text: str) -> Callable[[Result], bool]:
+        return lambda result: result.headers.get("x-hello-from-python") == f"Python says {text}"
+
+    hello = Step(
+        "GET", "/greet", {"host": "example.test"}, check=says("good morning to example.test"),
+        expected="a header x-hello-from-python",
+    )  # fmt: skip
+    config = {"message": "good morning"}
+    return [
+        Scene("hello", "reads a header, sets two", config, [hello]),
+        Scene("hello_go", "the same in the layout of a Go plugin", config, [hello]),
+        Scene("hello_kong_pdk", "the same in kong-python-pdk's layout", config, [hello]),
+        Scene(
+            "key_gate",
+            "lets in who has a key",
+            {},
+            [
+                Step("GET", "/private", status=401),
+                Step(
+                    "GET",
+                    "/private",
+                    {"x-key": "alice"},
+                    check=lambda result: (
+                        result.service_request is not None
+                        and result.service_request.headers.get("x-consumer-username") == "alice"
+                    ),
+                    expected="the service to be told who the consumer is",
+                ),
+            ],
+        ),
+        Scene(
+            "image",
+            "answers with a picture, without any service",
+            {"size": 16, "colour": "green"},
+            [
+                Step(
+                    "GET",
+                    "/picture",
+                    check=lambda result: result.body.startswith(b"\x89PNG\r\n\x1a\n"),
+                    expected="a PNG",
+                )
+            ],
+        ),
+        Scene(
+            "log",
+            "writes each request to a file when the response is out",
+            {"path": str(log_file)},
+            [
+                Step(
+                    "POST",
+                    "/order?id=7",
+                    check=lambda result: _logged_status(log_file) == result.status,
+                    expected=f"the request in {log_file.name}",
+                )
+            ],
+        ),
+    ]
+
+
+def _logged_status(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text().splitlines()[-1])["response"]["status"]
+    except (OSError, ValueError, LookupError):
+        return None
+
+
+def _run(examples: Path, version: str, show: _Printer) -> None:
+    with tempfile.TemporaryDirectory(prefix="kongps-") as place:
+        socket = os.path.join(place, "kongps.sock")
+        server = _Server(examples, socket, Path(place, "server.log"))
+        try:
+            server.wait_until_ready()
+            scenes = _scenes(Path(place, "requests.log"))
+            # The story is told over one protocol; the other has to come to the same.
+            story, *others = (
+                ("ProtoBuf:1", "MsgPack:1") if parse_version(version).protobuf else ("MsgPack:1",)
+            )
+            show.line(
+                f"A kongps server with the plugins of {examples}, and a stand-in for "
+                f"Kong {version} that talks {story} to it over its socket."
+            )
+            results = {story: [_play(scene, socket, version, story, show) for scene in scenes]}
+            for protocol in others:
+                results[protocol] = [_play(scene, socket, version, protocol) for scene in scenes]
+            if others:
+                show.comparison(scenes, results)
+            requests = sum(len(played) for played in results[story])
+            calls = sum(len(result.calls) for played in results[story] for result in played)
+        except BaseException:
+            server.stop()
+            raise
+        code = server.stop()
+        if code != 0:
+            raise DemoError(f"the server ended with exit code {code}:\n{server.output()}")
+        show.line()
+        show.line(
+            f"{requests} requests, {calls} PDK calls{' over each protocol' if others else ''}, "
+            "all as expected; the server has ended in good order."
+        )
+
+
+def _play(
+    scene: Scene, socket: str, version: str, protocol: str, show: Optional[_Printer] = None
+) -> list[Result]:
+    """Sends a scene's requests over a protocol, and tells of them if `show` is given."""
+    if show is not None:
+        show.line()
+        show.line(f"{show.bold(scene.plugin)}: {scene.title}")
+    results = []
+    with Kong(
+        socket,
+        plugins={scene.plugin: scene.config},
+        version=version,
+        protocol=_PROTOCOLS[protocol],
+        consumers=["alice"],
+    ) as kong:
+        for step in scene.steps:
+            result = kong.request(step.method, step.path, headers=step.headers)
+            if show is not None:
+                show.result(step, result)
+            _check(scene, step, result)
+            results.append(result)
+    return results
+
+
+def _check(scene: Scene, step: Step, result: Result) -> None:
+    what = f"{scene.plugin}, {step.method} {step.path}"
+    if result.status != step.status:
+        raise DemoError(f"{what}: expected status {step.status}, got {result.status}")
+    if step.check is not None and not step.check(result):
+        raise DemoError(f"{what}: expected {step.expected}")
+
+
+class _Server:
+    """The plugin server, as a process of its own."""
+
+    def __init__(self, plugins: Path, socket: str, log: Path) -> None:
+        self._socket = socket
+        self._log = log
+        environment = dict(os.environ)
+        # The same kongps as this one, also when it runs from a checkout.
+        package = str(Path(__file__).resolve().parents[2])
+        paths = [package, environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "kongps", "serve",
+                 "--plugins-directory", str(plugins), "--socket", socket,
+                 # A checkout may be of any user's and umask.
+                 "--allow-unsafe-plugins"],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
+            )  # fmt: skip
+
+    def wait_until_ready(self) -> None:
+        """Return once the server listens; DemoError if it does not come to that."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while not os.path.exists(self._socket):
+            code = self._process.poll()
+            if code is not None:
+                raise DemoError(f"the server ended with exit code {code}:\n{self.output()}")
+            if time.monotonic() > deadline:
+                raise DemoError(f"the server opened no socket within {START_TIMEOUT:.0f} s")
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """Ask the server to end, wait for it, and return its exit code."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def output(self) -> str:
+        """What the server has printed."""
+        return self._log.read_text(errors="replace").strip()
+
+
+class _Printer:
+    """Writes the story: plain text, with colour only on a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._colour = stream.isatty() and "NO_COLOR" not in os.environ
+
+    def line(self, text: str = "") -> None:
+        print(text, file=self._stream)
+
+    def _paint(self, code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
+
+    def bold(self, text: str) -> str:
+        return self._paint("1", text)
+
+    def result(self, step: Step, result: Result) -> None:
+        """One request: its line, its events with their calls, the response."""
+        headers = "".join(f"  {name}: {value}" for name, value in step.headers.items())
+        self.line(f"  {self._paint('36', f'{step.method} {step.path}')}{headers}")
+        for event in result.events:
+            took = _milliseconds(event.seconds)
+            if event.start_seconds > 1e-4:
+                took += f", after {_milliseconds(event.start_seconds)} to start the instance"
+            self.line(f"    {event.phase}, {took}")
+            calls = [
+                call
+                for call in result.calls
+                if (call.plugin, call.phase) == (event.plugin, event.phase)
+            ]
+            for call in calls:
+                self._call(call)
+        for entry in result.log:
+            self.line(f"    {self._paint('33', str(entry))}")
+        sent = result.service_request
+        if sent is None:
+            self.line("    the service got nothing")
+        else:
+            self.line(f"    the service got {sent.method} {sent.path}")
+        self._response(result)
+
+    def comparison(self, scenes: list[Scene], results: dict[str, list[list[Result]]]) -> None:
+        """What each request costs over each protocol: every PDK call is a round trip over
+        MsgPack:1; over ProtoBuf:1 those without a result are sent with the next."""
+        self.line()
+        self.line(self.bold("The same requests over both protocols, in round trips"))
+        rows = [("", *results)]
+        totals = dict.fromkeys(results, 0)
+        for number, scene in enumerate(scenes):
+            for place, step in enumerate(scene.steps):
+                cells = [f"{scene.plugin}, {step.method} {step.path}"]
+                for protocol, played in results.items():
+                    trips = sum(event.round_trips for event in played[number][place].events)
+                    totals[protocol] += trips
+                    cells.append(str(trips))
+                rows.append(tuple(cells))
+        rows.append(("in all", *map(str, totals.values())))
+        first = max(len(row[0]) for row in rows)
+        for name, *cells in rows:
+            self.line(f"  {name:<{first}}" + "".join(f"{cell:>12}" for cell in cells))
+
+    def _call(self, call: Call) -> None:
+        asked = f"{call.function}({', '.join(_shown(arg) for arg in call.args)})"
+        answer = ""
+        if call.refused:
+            answer = f"refused: {call.error}"
+        elif call.error:
+            answer = f"error: {call.error}"
+        elif call.answer is not None:
+            answer = _shown(call.answer)
+        self.line(f"    {_milliseconds(call.seconds):>10}  {_cut(asked)}")
+        if answer:
+            self.line(f"                {self._paint('2', '->')} {_cut(answer)}")
+
+    def _response(self, result: Result) -> None:
+        colour = "32" if result.status < 400 else "31"
+        status = self._paint(colour, f"{result.status} {_phrase(result.status)}".strip())
+        size = f"{len(result.body)} bytes"
+        self.line(f"    {status}, {size}, {_milliseconds(result.seconds)} in all")
+        for name, value in result.headers.lines():
+            shown = name.lower().startswith("x-") and not name.lower().startswith("x-kong-")
+            if shown or name.lower() in _SHOWN_HEADERS:
+                self.line(f"      {name.lower()}: {value}")
+
+
+def _phrase(status: int) -> str:
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.2f} ms"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, str) and '"' in value:
+        return repr(value)
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"

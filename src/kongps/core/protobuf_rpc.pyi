@@ -1,3 +1,0 @@
-from kongps.core.protocol import Protocol
-
-class ProtobufRPC(Protocol): ...

@@ -1,0 +1,86 @@
+"""The PDK of kong-python-pdk's plugins: any dotted name is a function of Kong's.
+
+Such plugins write ``kong.request.get_header("host")`` too, but know no types and no methods: what
+they name is what is sent, and values come back as they are on the wire. A name in kongps' table of
+functions is checked as everywhere; one that is not there (``kong.enterprise_edition.…``) is sent
+as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kongps.core.dispatch.dispatcher import Namespace
+from kongps.errors import PDKError
+from kongps.pdk import functions as _functions  # noqa: F401  (registers the table)
+from kongps.pdk.log import log_argument, log_table
+
+__all__ = ["LuaStyleKong", "PlainKong"]
+
+# The functions of kong.log that take more than parts of a line.
+_TYPED = ("kong.log.set_serialize_value", "kong.log.set_format", "kong.log.new")
+
+
+class _Path:
+    """A dotted name behind ``kong``; calling it calls the function of that name."""
+
+    __slots__ = ("_kong", "_name")
+
+    def __init__(self, kong: PlainKong, name: str) -> None:
+        self._kong = kong
+        self._name = name
+
+    def __getattr__(self, name: str) -> _Path:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Path(self._kong, f"{self._name}.{name}")
+
+    def __call__(self, *args: object) -> Any:
+        return self._kong._send(self._name, args)
+
+    def __repr__(self) -> str:
+        return f"<{self._name}>"
+
+
+class PlainKong(Namespace):
+    """``kong`` as plugins get it with ``--no-lua-style``: a call returns the value.
+
+    :raises PDKError: when Kong answers a call with an error, or the call cannot be made.
+    """
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> _Path:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Path(self, f"kong.{name}")
+
+    def _send(self, name: str, args: tuple[object, ...]) -> Any:
+        return self._call(name, *log_arguments(name, args))
+
+
+class LuaStyleKong(PlainKong):
+    """``kong`` as plugins get it by default: a call returns ``(value, None)``, as in Lua.
+
+    When Kong answers with an error, or the call cannot be made, it returns ``(None, text)``.
+    """
+
+    __slots__ = ()
+
+    def _send(self, name: str, args: tuple[object, ...]) -> Any:
+        try:
+            return super()._send(name, args), None
+        except PDKError as error:
+            return None, error.reason
+
+
+def log_arguments(name: str, args: tuple[object, ...]) -> tuple[object, ...]:
+    """The arguments of a call, as they can be written to a log if it is one of ``kong.log``."""
+    if name == "kong.log" or (name.startswith("kong.log.") and name not in _TYPED):
+        return tuple(map(_loggable, args))
+    return args
+
+
+def _loggable(value: object) -> object:
+    # Lists and dicts are arguments of inspect and deprecation.
+    return log_table(value) if isinstance(value, (dict, list)) else log_argument(value)

@@ -1,0 +1,168 @@
+"""What plugins written for kong-python-pdk import, where that package is not installed.
+
+Such files name its modules for type hints (``import kong_pdk.pdk.kong as kong``), for the
+exception that a PDK call raises, and for the server they start when they are run as a program.
+:func:`install` puts a finder at the end of ``sys.meta_path``: the installed package, if there is
+one, is always found first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, Optional, TypeVar
+
+from kongps.errors import KongpsError, PDKError
+
+__all__ = ["install", "start_dedicated_server"]
+
+# The version whose layout is meant; plugins that look compare it as a number.
+_VERSION = 0.36
+
+_NAMESPACES = (
+    "client",
+    "client.tls",
+    "cluster",
+    "ctx",
+    "ctx.shared",
+    "enterprise_edition",
+    "enterprise_edition.jwe",
+    "ip",
+    "log",
+    "nginx",
+    "nginx.shared",
+    "node",
+    "plugin",
+    "request",
+    "response",
+    "router",
+    "service",
+    "service.request",
+    "service.response",
+    "vault",
+)
+
+
+class PluginServerException(KongpsError):
+    """The name of kong-python-pdk's exception for the server's own errors; never raised here."""
+
+
+class kong:
+    """Stands in annotations for what a handler gets; it cannot be made or called."""
+
+    def __init__(self) -> None:
+        raise TypeError("kong is for annotations: a handler gets its kong as an argument")
+
+
+def start_dedicated_server(
+    name: str,
+    plugin: type,
+    _version: Optional[str] = None,
+    _priority: int = 0,
+    _schema: Sequence[Any] = (),
+) -> None:
+    """Serves one plugin of its own, as kong-python-pdk's function of this name does.
+
+    :param name: the plugin's name.
+    :param plugin: its class, made with the configuration and having lower-case handlers.
+    :raises PluginError: when it is not such a class.
+    :raises ServerError: when the server cannot start.
+    """
+    from kongps.plugins.loader import from_object
+
+    module = ModuleType(name)
+    vars(module).update(
+        Plugin=plugin,
+        version=_version,
+        priority=_priority,
+        Schema=_schema,
+        __file__=_file_of(plugin),
+    )
+    from kongps.cli.run import serve_dedicated
+
+    lua_style = "--no-lua-style" not in sys.argv
+    code = serve_dedicated(from_object(module, name=name, lua_style=lua_style))
+    if code:
+        sys.exit(code)
+
+
+def _file_of(cls: type) -> Optional[str]:
+    return getattr(sys.modules.get(cls.__module__), "__file__", None)
+
+
+def _fill_kong(module: ModuleType) -> None:
+    def find(name: str) -> Any:
+        if name in _NAMESPACES:
+            return importlib.import_module(f"{module.__name__}.{name}")
+        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+    vars(module).update(
+        kong=kong,
+        err=str,
+        number=TypeVar("number", int, float),
+        table=TypeVar("table", list[Any], dict[str, Any]),
+        cdata=Any,
+        __getattr__=find,
+    )
+
+
+def _fill_namespace(module: ModuleType) -> None:
+    name = module.__name__.rpartition(".")[2]
+    setattr(module, name, type(name, (), {"__doc__": "Stands in annotations for a namespace."}))
+
+
+def _nothing(module: ModuleType) -> None:
+    pass
+
+
+_MODULES: dict[str, Callable[[ModuleType], None]] = {
+    "kong_pdk": _nothing,
+    "kong_pdk.cli": lambda module: setattr(
+        module, "start_dedicated_server", start_dedicated_server
+    ),
+    "kong_pdk.const": lambda module: vars(module).update(__version__=_VERSION, PY3K=True),
+    "kong_pdk.exception": lambda module: vars(module).update(
+        PDKException=PDKError, PluginServerException=PluginServerException
+    ),
+    "kong_pdk.kong": lambda module: setattr(module, "kong", kong),
+    "kong_pdk.pdk": _nothing,
+    "kong_pdk.pdk.kong": _fill_kong,
+    **{f"kong_pdk.pdk.kong.{name}": _fill_namespace for name in _NAMESPACES},
+}
+
+
+class _Finder:
+    """Finds and makes the modules of ``_MODULES``."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
+    ) -> Optional[ModuleSpec]:
+        if name not in _MODULES or not _is_ours(name.rpartition(".")[0]):
+            return None
+        return ModuleSpec(name, _Finder, origin="kongps", is_package=True)  # type: ignore[arg-type]
+
+    @staticmethod
+    def create_module(spec: ModuleSpec) -> None:
+        return None
+
+    @staticmethod
+    def exec_module(module: ModuleType) -> None:
+        _MODULES[module.__name__](module)
+
+
+def _is_ours(parent: str) -> bool:
+    """Whether `parent` is of this stand-in: no module of it goes into an installed package."""
+    if not parent:
+        return True
+    spec = getattr(sys.modules.get(parent), "__spec__", None)
+    return spec is not None and spec.loader is _Finder
+
+
+def install() -> None:
+    """Lets ``import kong_pdk…`` find the stand-in where nothing else is found."""
+    if _Finder not in sys.meta_path:
+        sys.meta_path.append(_Finder)

@@ -1,0 +1,417 @@
+"""The kinds of value that a configuration holds: how each is converted, and how Kong describes it.
+
+A kind is made once, when a plugin is loaded, from an annotation (``structures.py`` does that).
+``decode`` turns what came as JSON into the Python value, ``encode`` a default into what Kong's
+schema shows, ``schema`` describes the kind for Kong.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from typing import Any, Optional, Union, get_args
+
+from kongps.data import Data
+from kongps.errors import ConfigError
+from kongps.plugins.config.rules import Rules
+
+__all__ = [
+    "MISSING",
+    "Anything",
+    "Array",
+    "Choice",
+    "FixedArray",
+    "Kind",
+    "Map",
+    "Nullable",
+    "Scalar",
+    "SetOf",
+    "UnsupportedType",
+    "Variant",
+    "a_kind_of",
+    "optional_kind",
+    "scalar_type_name",
+]
+
+
+class _Missing:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Any = _Missing()
+
+
+class UnsupportedType(TypeError):
+    """A structure has a field that a configuration of Kong's cannot fill.
+
+    :ivar path: the field, in the datastore's names.
+    :ivar reason: what is wrong with it, and what to do.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+_WORDS = {
+    bool: "a boolean",
+    dict: "a map",
+    float: "a number",
+    int: "an integer",
+    list: "an array",
+    str: "a string",
+    type(None): "null",
+}
+
+
+def a_kind_of(value: object) -> str:
+    """What `value` is, in Kong's words; never the value itself."""
+    return _WORDS.get(type(value), f"an object of type {type(value).__name__}")
+
+
+class Kind(Data):
+    """Base of the kinds."""
+
+    rules: Rules = Rules()
+
+    type_name: str = ""  # Kong's name of the type
+    takes_sizes: bool = False  # whether len_min and len_max fit it
+
+    def decode(self, value: Any, path: str) -> Any:
+        """`value`, as JSON gave it, as this kind of Python value.
+
+        :param path: where it stands, for errors.
+        :raises ConfigError: when it does not fit.
+        """
+        raise NotImplementedError
+
+    def encode(self, value: Any) -> Any:
+        """A default `value` of the structure as JSON; unchanged when it is of another kind."""
+        return value
+
+    def schema(self, path: str) -> dict[str, Any]:
+        """Kong's description of the kind: ``{"type": …, …}``.
+
+        :raises UnsupportedType: when Kong has none for it.
+        """
+        return {"type": self.type_name, **self.rules.attributes(integer=False)}
+
+    def expected(self) -> str:
+        """What is expected, as a message says it: ``an array no shorter than 1``."""
+        article = "an" if self.type_name[:1] in "aeiou" else "a"
+        return f"{article} {self.type_name}{self.rules.words()}"
+
+    def with_rules(self, rules: Rules, path: str) -> Kind:
+        """This kind with further rules.
+
+        :raises UnsupportedType: when a rule has no meaning for the kind.
+        """
+        if rules.numeric and self.type_name not in ("integer", "number"):
+            raise UnsupportedType(path, "a bound on the size of a number needs int or float")
+        if rules.textual and self.type_name != "string":
+            raise UnsupportedType(path, "a pattern needs str")
+        if rules.sized and not self.takes_sizes:
+            raise UnsupportedType(path, "a bound on the length needs str, list, set or dict")
+        if rules.one_of is not None and self.type_name not in ("string", "integer", "number"):
+            raise UnsupportedType(path, "one_of needs str, int or float; put it on the elements")
+        return self.replace(rules=rules)
+
+    def _refuse(self, value: object, path: str) -> ConfigError:
+        # A value of the right type breaks a rule; its type is no news then.
+        same = a_kind_of(value).split()[-1] == self.type_name
+        got = "" if same else f", got {a_kind_of(value)}"
+        return ConfigError(path, f"expected {self.expected()}{got}")
+
+    def _checked(self, value: Any, path: str) -> Any:
+        if not self.rules.allow(value):
+            raise ConfigError(path, f"expected {self.expected()}")
+        return value
+
+
+def _convert(value: Any, python_type: Any) -> Any:
+    """`value`, which is not quite of that type, as `python_type`; or MISSING.
+
+    msgspec's message is dropped, since it quotes values that are not in an enum.
+    """
+    import msgspec  # not needed for defaults that are of their type: a dump goes without
+
+    try:
+        return msgspec.convert(value, python_type)
+    except msgspec.ValidationError:
+        return MISSING
+
+
+_TYPE_NAMES: dict[Any, str] = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    Union[int, float]: "number",
+}
+
+
+class Scalar(Kind):
+    """A string, boolean, integer or number."""
+
+    python_type: Any = str
+    type_name: str = "string"
+
+    @classmethod
+    def of(cls, python_type: Any) -> Scalar:
+        """The kind of ``str``, ``bool``, ``int``, ``float`` or ``Union[int, float]``."""
+        return cls(
+            python_type=python_type,
+            type_name=_TYPE_NAMES[python_type],
+            takes_sizes=python_type is str,
+        )
+
+    def decode(self, value: Any, path: str) -> Any:
+        if self.python_type is int and type(value) is float and value.is_integer():
+            value = int(value)  # Lua has one type of number: an integer may arrive as 3.0
+        if type(value) not in (get_args(self.python_type) or (self.python_type,)):
+            converted = _convert(value, self.python_type)
+            if converted is MISSING:
+                raise self._refuse(value, path)
+            value = converted
+        return self._checked(value, path)
+
+    def schema(self, path: str) -> dict[str, Any]:
+        return {
+            "type": self.type_name,
+            **self.rules.attributes(integer=self.python_type is int),
+        }
+
+
+class Choice(Kind):
+    """One of some strings or numbers: a ``Literal`` or an enum."""
+
+    python_type: Any = None
+    values: tuple[Any, ...] = ()
+    type_name: str = "string"
+
+    def decode(self, value: Any, path: str) -> Any:
+        if type(value) is float and value.is_integer():
+            value = int(value)
+        if type(value) in (str, int) and value in self.values:
+            converted = self.python_type(value) if isinstance(self.python_type, type) else value
+        else:
+            converted = _convert(value, self.python_type)
+        if converted is MISSING or not self.rules.allow(value):
+            raise ConfigError(path, f"expected {self.expected()}")
+        return converted
+
+    def encode(self, value: Any) -> Any:
+        return value.value if isinstance(value, enum.Enum) else value
+
+    def schema(self, path: str) -> dict[str, Any]:
+        described = super().schema(path)
+        described.setdefault("one_of", list(self.values))
+        return described
+
+    def expected(self) -> str:
+        values = self.values if self.rules.one_of is None else self.rules.one_of
+        return "one of " + ", ".join(map(repr, values))
+
+
+class _Sequence(Kind):
+    """What arrays, sets and tuples share: Lua's empty table, elements, lengths."""
+
+    takes_sizes: bool = True
+
+    def _items(self, value: Any, path: str) -> list[Any]:
+        if value == {} and type(value) is dict:
+            return []  # an empty table of Lua's: nothing tells whether it was an array
+        if type(value) is not list:
+            raise self._refuse(value, path)
+        return value
+
+    @staticmethod
+    def _decoded(items: Iterable[Any], element: Kind, path: str) -> list[Any]:
+        return [element.decode(item, f"{path}[{index}]") for index, item in enumerate(items)]
+
+
+class Array(_Sequence):
+    """A list, or a tuple of any length."""
+
+    element: Kind = Kind()
+    build: Callable[[list[Any]], Any] = list
+    type_name: str = "array"
+
+    def decode(self, value: Any, path: str) -> Any:
+        items = self._checked(self._items(value, path), path)
+        return self.build(self._decoded(items, self.element, path))
+
+    def encode(self, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return value
+        return [self.element.encode(item) for item in value]
+
+    def schema(self, path: str) -> dict[str, Any]:
+        return {**super().schema(path), "elements": self.element.schema(f"{path}[]")}
+
+
+class FixedArray(_Sequence):
+    """A tuple of a fixed length, each element of its own kind."""
+
+    elements: tuple[Kind, ...] = ()
+    type_name: str = "array"
+
+    def decode(self, value: Any, path: str) -> Any:
+        items = self._items(value, path)
+        if len(items) != len(self.elements):
+            raise ConfigError(path, f"expected {self.expected()}")
+        return tuple(
+            kind.decode(item, f"{path}[{index}]")
+            for index, (kind, item) in enumerate(zip(self.elements, items))
+        )
+
+    def encode(self, value: Any) -> Any:
+        if not isinstance(value, tuple) or len(value) != len(self.elements):
+            return value
+        return [kind.encode(item) for kind, item in zip(self.elements, value)]
+
+    def schema(self, path: str) -> dict[str, Any]:
+        described = [kind.schema(f"{path}[]") for kind in self.elements]
+        if any(other != described[0] for other in described):
+            raise UnsupportedType(
+                path,
+                "an array of Kong's has elements of one type; use a NamedTuple or a dataclass, "
+                "or give the plugin a Schema",
+            )
+        return {**super().schema(path), "elements": described[0], "len_eq": len(described)}
+
+    def expected(self) -> str:
+        return f"an array of {len(self.elements)}"
+
+
+class SetOf(_Sequence):
+    """A set or frozenset of strings, numbers or booleans."""
+
+    element: Kind = Kind()
+    build: Callable[[list[Any]], Any] = set
+    type_name: str = "set"
+
+    def decode(self, value: Any, path: str) -> Any:
+        items = self._items(value, path)
+        return self._checked(self.build(self._decoded(items, self.element, path)), path)
+
+    def encode(self, value: Any) -> Any:
+        if not isinstance(value, (set, frozenset)):
+            return value
+        encoded = [self.element.encode(item) for item in value]
+        # The dump of a schema must not change from run to run.
+        return sorted(encoded, key=lambda item: (type(item).__name__, item))
+
+    def schema(self, path: str) -> dict[str, Any]:
+        return {**super().schema(path), "elements": self.element.schema(f"{path}[]")}
+
+    def expected(self) -> str:
+        return f"an array{self.rules.words()}"
+
+
+class Map(Kind):
+    """A dict with string keys."""
+
+    key: Kind = Kind()
+    value: Kind = Kind()
+    type_name: str = "map"
+    takes_sizes: bool = True
+
+    def decode(self, value: Any, path: str) -> Any:
+        if type(value) is list and not value:
+            value = {}  # an empty table of Lua's
+        if type(value) is not dict:
+            raise self._refuse(value, path)
+        # A key is a part of the configuration, as good a secret as a value: not in the path.
+        converted = {
+            self.key.decode(key, f"{path} (a key)"): self.value.decode(item, f"{path}.*")
+            for key, item in value.items()
+            if item is not None or isinstance(self.value, Nullable)
+        }
+        return self._checked(converted, path)
+
+    def encode(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {self.key.encode(key): self.value.encode(item) for key, item in value.items()}
+
+    def schema(self, path: str) -> dict[str, Any]:
+        return {
+            **super().schema(path),
+            "keys": self.key.schema(f"{path} (a key)"),
+            "values": self.value.schema(f"{path}.*"),
+        }
+
+
+class Nullable(Kind):
+    """An element of an array or a value of a map that may be null."""
+
+    kind: Kind = Kind()
+
+    def decode(self, value: Any, path: str) -> Any:
+        return None if value is None else self.kind.decode(value, path)
+
+    def encode(self, value: Any) -> Any:
+        return None if value is None else self.kind.encode(value)
+
+    def schema(self, path: str) -> dict[str, Any]:
+        return self.kind.schema(path)
+
+    def expected(self) -> str:
+        return self.kind.expected()
+
+
+class Anything(Kind):
+    """``Any``: the value as JSON gave it. Kong has no such type: the plugin needs a Schema."""
+
+    def decode(self, value: Any, path: str) -> Any:
+        return value
+
+    def schema(self, path: str) -> dict[str, Any]:
+        raise UnsupportedType(
+            path,
+            "Kong has no type for Any (nor for a list or dict without its element types); say "
+            "what it holds, or give the plugin a Schema",
+        )
+
+
+class Variant(Kind):
+    """A union of simple types. Kong has no such type: the plugin needs a Schema."""
+
+    kinds: tuple[Kind, ...] = ()
+
+    def decode(self, value: Any, path: str) -> Any:
+        for kind in self.kinds:
+            try:
+                return kind.decode(value, path)
+            except ConfigError:
+                continue
+        raise ConfigError(path, f"expected {self.expected()}, got {a_kind_of(value)}")
+
+    def schema(self, path: str) -> dict[str, Any]:
+        raise UnsupportedType(
+            path, "Kong has no type for a union; use one type, or give the plugin a Schema"
+        )
+
+    def expected(self) -> str:
+        return " or ".join(kind.expected() for kind in self.kinds)
+
+
+def optional_kind(kind: Kind, nullable: bool) -> Kind:
+    """`kind`, as a :class:`Nullable` when `nullable`."""
+    return Nullable(kind=kind) if nullable else kind
+
+
+def scalar_type_name(values: Iterable[Any]) -> Optional[str]:
+    """Kong's type for all of `values`, strings or integers; None for a mixture or other types."""
+    types = {type(value) for value in values}
+    if types == {str}:
+        return "string"
+    return "integer" if types == {int} else None

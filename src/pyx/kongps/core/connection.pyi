@@ -1,0 +1,14 @@
+from socket import socket
+
+from kongps.core.dispatch.dispatcher import Dispatcher
+from kongps.core.io.loop import Listener, Loop, Stream
+
+class Unfinished:
+    def __init__(self, most: int = 268435456) -> None: ...
+
+class Connection(Stream):
+    def __init__(self, dispatcher: Dispatcher, unfinished: Unfinished) -> None: ...
+
+def serve(
+    loop: Loop, listening: socket, dispatcher: Dispatcher, unfinished: Unfinished | None = None
+) -> Listener: ...

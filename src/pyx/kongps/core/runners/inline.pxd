@@ -1,0 +1,21 @@
+"""Handlers in greenlets on the loop's thread: the fast path."""
+
+from kongps.core.dispatch.dispatcher cimport Event, Runner
+from kongps.core.runners.greenlet cimport greenlet
+from kongps.core.runners.watchdog cimport Visits
+
+
+cdef class Worker:
+    """A greenlet that runs one handler after another."""
+    cdef greenlet greenlet
+    cdef InlineRunner runner
+    cdef Event event
+
+
+cdef class InlineRunner(Runner):
+    cdef greenlet loop            # the greenlet that dispatches
+    cdef list idle                # workers without an event
+    cdef Visits visits
+
+    cdef int switch_to(self, Event event) except -1
+    cdef int give_back(self, Worker worker) except -1

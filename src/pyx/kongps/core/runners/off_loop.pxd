@@ -1,0 +1,50 @@
+"""Handlers that run elsewhere than on the loop's thread; the base of threads and asyncio."""
+
+from kongps.core.dispatch.dispatcher cimport Event, Runner
+from kongps.core.wire.function cimport Function
+from kongps.core.io.turn cimport Turn
+
+
+cdef enum Said:
+    CALLS       # a PDK function
+    RETURNED
+    RAISED
+
+
+cdef enum Outcome:
+    GIVEN       # `value` is what the function returned
+    REFUSED     # `value` is to be raised
+    FAILED      # `value` is what Kong says was wrong
+    OVER_NOW    # the event is over: the handler ends
+
+
+cdef class Handling:
+    """A handler under way elsewhere: what it says to the loop, and what it hears."""
+    cdef Event event
+    cdef Said said
+    cdef Function function
+    cdef tuple args
+    cdef bint asked             # Kong was asked, and a step is to bring the answer
+    cdef Outcome outcome
+    cdef object value           # of the outcome; or what the handler raised
+    # Instead of an event: a function, what hears of its end, what it is, the plugin's file.
+    cdef tuple work
+    cdef double begun           # when it was given that, or the event; monotonic seconds
+
+    cdef object result(self)
+
+
+cdef class AwayRunner(Runner):
+    cdef object call_soon       # has the loop call something soon; from any thread
+    cdef Turn turn
+    cdef object hear_all
+    cdef object said            # collections.deque of Handling that the loop is to hear
+    cdef bint due               # the loop was asked to
+    cdef bint forked            # this is a child process, in which no loop listens
+
+    cdef int say(self, Handling handling) except -1
+    cdef int hear_guarded(self, Handling handling) except -1
+    cdef int hear(self, Handling handling) except -1
+    cdef int answer(self, Handling handling) except -1
+    cdef int ended(self, Handling handling) except -1
+    cdef int work_done(self, Handling handling) except -1

@@ -1,0 +1,40 @@
+from collections.abc import Callable
+from typing import Any
+
+from kongps.core.dispatch.dispatcher import Runner
+from kongps.core.io.turn import Turn
+from kongps.core.runners.off_loop import AwayRunner
+
+class ThreadRunner(AwayRunner):
+    @property
+    def most(self) -> int: ...
+    @property
+    def stuck(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    def __init__(
+        self, call_soon: Callable[[Callable[[], object]], object], turn: Turn, most: int = 64
+    ) -> None: ...
+    def end_trial(self, plugin: str, phase: str) -> None: ...
+    def submit(
+        self,
+        function: Callable[[], Any],
+        done: Callable[[Any, BaseException | None], object],
+        what: str,
+        path: str,
+    ) -> None: ...
+    def end_late(self, limit: float) -> None: ...
+    def stop(self) -> None: ...
+
+class TrialRunner(Runner):
+    def __init__(
+        self,
+        plugin: str,
+        phase: str,
+        inline: Runner,
+        threads: ThreadRunner,
+        most_inline: int,
+        needed: int,
+        threshold: float,
+        passed: Callable[[str, str], object],
+    ) -> None: ...

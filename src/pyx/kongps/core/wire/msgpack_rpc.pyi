@@ -1,0 +1,3 @@
+from kongps.core.wire.protocol import Protocol
+
+class MsgPackRPC(Protocol): ...

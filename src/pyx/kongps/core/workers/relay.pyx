@@ -1,0 +1,226 @@
+"""Steps on their way to the worker in which their event lives; see ``relay.pxd``.
+
+A link between two workers speaks MsgPack:1. Where calls come out of it, it is a connection as
+those of Kong are; where they go in, it is a ``Relay``. A step is passed on as it came, but with a
+number of the link's own, and its answer likewise on the way back: neither is taken apart.
+"""
+
+cimport cython
+from libc.stdint cimport SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t
+
+from kongps.core.io.buffer cimport buffer_append, buffer_consume, buffer_free, buffer_size
+from kongps.core.connection cimport Connection
+from kongps.core.dispatch.dispatcher cimport Dispatcher, event_phase, event_worker, fail_dead_event
+from kongps.core.io.loop cimport Loop, Stream
+from kongps.core.wire.msgpack cimport (
+    Reader, read_array, read_integer, read_value, scan, scanner_reset, write_unsigned,
+)
+from kongps.core.wire.msgpack_rpc cimport MsgPackRPC, PeerRPC
+from kongps.core.wire.protocol cimport Protocol
+
+from kongps.core.connection import Unfinished
+from kongps.core.wire.msgpack import UnpackError, packb
+
+cdef enum:
+    ANSWER = 1
+    CLOSE_CONNECTION = 0xc2   # stands for the error: what `PeerRPC.give_up` says
+
+# Other workers are trusted with memory; the limit is for what Kong sends.
+cdef size_t MAX_MEMORY = <size_t>-1 >> 1
+
+
+@cython.freelist(256)
+cdef class Relayed:
+    """A call that a link has taken away."""
+
+
+cdef class Relay(Stream):
+    """The near end of a link to another worker: calls go in, answers come out."""
+
+    def __cinit__(self):
+        self.outbox = &self.calls
+        self.waiting = {}
+        self.touched = []
+
+    def __dealloc__(self):
+        buffer_free(&self.inbox)
+        buffer_free(&self.calls)
+
+    cdef int begin(self, Relayed relayed) except -1:
+        """Writes ``[0, number,``; what it asks is to follow."""
+        # Numbers that are in use again after 128 calls take one byte.
+        self.last_number = (self.last_number + 1) & 127
+        if self.last_number in self.waiting:
+            self.last_number = 128
+            while self.last_number in self.waiting:
+                self.last_number += 1
+        self.waiting[self.last_number] = relayed
+        buffer_append(&self.calls, b"\x94\x00", 2)
+        write_unsigned(&self.calls, <uint64_t>self.last_number)
+        return 0
+
+    cdef int flush_soon(self) except -1:
+        """Sends at the end of the loop's turn what all connections of this turn have brought."""
+        if not self.flushing:
+            self.flushing = True
+            self.loop.calls.append(self.flush_calls)
+        return 0
+
+    def flush_calls(self):
+        """Sends what waits to be sent."""
+        self.flushing = False
+        self.flush()
+
+    cdef int forward(self, Protocol origin, int64_t sequence, int64_t event, const uint8_t* rest,
+                     size_t size) except -1:
+        cdef Relayed relayed = Relayed.__new__(Relayed)
+        relayed.origin = origin
+        relayed.sequence = sequence
+        relayed.event = event
+        self.begin(relayed)
+        buffer_append(&self.calls, rest, size)
+        return self.flush()  # now: plugin code may take long before the loop's turn ends
+
+    def ask(self, str method not None, argument, answered):
+        """Calls a method of the other worker.
+
+        :param method: such as ``kongps.Status``.
+        :param argument: its argument.
+        :param answered: called with the result, or with None when there is none.
+        """
+        cdef Relayed relayed = Relayed()
+        cdef bytes rest = packb(method) + packb([argument])
+        relayed.answered = answered
+        self.begin(relayed)
+        buffer_append(&self.calls, <const char*>rest, <size_t>len(rest))
+        self.flush_soon()
+
+    cdef bint busy(self) except -1:
+        return True  # as long as there are two workers
+
+    cdef int received(self, const char* data, size_t size) except -1:
+        cdef size_t held
+        cdef Protocol origin
+        buffer_append(&self.inbox, data, size)
+        try:
+            while True:
+                held = buffer_size(&self.inbox)
+                if held == 0 or scan(
+                    &self.scanner, <const uint8_t*>self.inbox.data + self.inbox.begin, held, SIZE_MAX
+                ) == 0:
+                    break
+                self.read_answer(
+                    <const uint8_t*>self.inbox.data + self.inbox.begin, self.scanner.offset
+                )
+                buffer_consume(&self.inbox, self.scanner.offset)
+                scanner_reset(&self.scanner)
+        finally:
+            for origin in self.touched:
+                origin.send()
+            self.touched.clear()
+        return 0
+
+    cdef int read_answer(self, const uint8_t* data, size_t size) except -1:
+        cdef Reader reader
+        cdef Relayed relayed
+        cdef uint32_t length
+        cdef int64_t kind, number
+        reader.at = data
+        if not (
+            read_array(&reader, &length) and length == 4 and read_integer(&reader, &kind)
+            and kind == ANSWER and read_integer(&reader, &number) and number in self.waiting
+        ):
+            raise UnpackError("a worker was answered what it did not ask")
+        relayed = <Relayed>self.waiting.pop(number)
+        if relayed.origin is None:
+            error = read_value(&reader)
+            result = read_value(&reader)
+            relayed.answered(result if error is None else None)
+            return 0
+        if reader.at[0] == CLOSE_CONNECTION:
+            relayed.origin.closing = True
+        else:
+            (<MsgPackRPC>relayed.origin).begin_answer(relayed.sequence)
+            buffer_append(
+                &relayed.origin.outbox, reader.at, <size_t>(data + size - reader.at)
+            )
+            relayed.origin.asked = relayed.event  # as far as is known here
+        self.touched.append(relayed.origin)
+        return 0
+
+    cdef int lost(self) except -1:
+        """The other worker is gone, and with it the events whose steps it was given."""
+        cdef Relayed relayed
+        cdef list waiting = list(self.waiting.values())
+        self.waiting.clear()
+        if self.routes.relays.get(self.worker) is self:
+            del self.routes.relays[self.worker]
+        for relayed in waiting:
+            if relayed.origin is None:
+                relayed.answered(None)
+            else:
+                self.routes.fail(relayed.origin, relayed.sequence, relayed.event)
+                relayed.origin.send()
+        return 0
+
+
+cdef class Routes(Elsewhere):
+    """The links of one worker.
+
+    :param worker: its number.
+    :param loop: its loop.
+    :param let_through: whether a request goes on whose event was in a worker that is dead; else it
+        ends with a 500.
+    """
+
+    def __init__(self, int worker, Loop loop not None, bint let_through=False):
+        self.worker = worker
+        self.loop = loop
+        self.let_through = let_through
+        self.relays = {}
+
+    cdef bint is_here(self, int64_t event) noexcept:
+        return event_worker(event) == self.worker or event <= 0
+
+    cdef int forward(self, Protocol origin, int64_t sequence, int64_t event, const uint8_t* rest,
+                     size_t size) except -1:
+        cdef object relay = self.relays.get(event_worker(event))
+        if relay is None:
+            self.fail(origin, sequence, event)
+            return 0
+        return (<Relay>relay).forward(origin, sequence, event, rest, size)
+
+    cdef int abandon(self, int64_t event) except -1:
+        cdef object relay = self.relays.get(event_worker(event))
+        if relay is not None:
+            relay.ask("kongps.Abandon", event, lambda _: None)
+        return 0
+
+    cdef int fail(self, Protocol origin, int64_t sequence, int64_t event) except -1:
+        return fail_dead_event(origin, sequence, event, event_phase(event), self.let_through)
+
+    def add(self, int worker, int calls_fd, int answers_fd, Dispatcher dispatcher not None):
+        """Links this worker with another one.
+
+        :param worker: the other's number.
+        :param calls_fd: a connected stream socket, for the calls to the other.
+        :param answers_fd: another, for its calls to this one.
+        :param dispatcher: whom those are for.
+        """
+        cdef Relay relay = Relay()
+        cdef Connection connection = Connection(dispatcher, Unfinished(MAX_MEMORY))
+        relay.worker = worker
+        relay.routes = self
+        connection.speak(PeerRPC())
+        self.relays[worker] = relay
+        self.loop.add_urgent(relay, calls_fd)
+        self.loop.add_urgent(connection, answers_fd)
+
+    def others(self):
+        """:returns: the :class:`Relay` to each worker that this one is linked with."""
+        return list(self.relays.values())
+
+    @property
+    def outstanding(self):
+        """How many calls other workers have not answered."""
+        return sum(len((<Relay>relay).waiting) for relay in self.relays.values())
