@@ -94,7 +94,7 @@ bench-memory: $(INSTALLED)
 
 SOAK_EVENTS ?= 1000000
 soak: $(INSTALLED)
-	$(BIN)/python tests/soak.py --events $(SOAK_EVENTS)
+	PYTHONPATH=tests/support $(BIN)/python tests/soak/soak.py --events $(SOAK_EVENTS)
 	$(BIN)/python -m pytest -m soak
 
 # Instrumented, the core needs its compiler in the environment: Cython is otherwise only there

@@ -24,7 +24,7 @@ from typing import Any
 from harness import ROOT, TOOLS, Server, build_tools, run_directory, running
 from peers import MissingPeer, Peer, all_peers, home_of
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from wire import ProtobufSocket, RPCError, Socket
 
 WORKLOAD = "faults"

@@ -200,7 +200,7 @@ def inside(target: str, words: list[str]) -> None:
 def seed(targets: list[str]) -> None:
     """Writes the recordings as inputs."""
     command = [sys.executable, str(HERE / "seeds.py"), str(WORK / "seeds")]
-    path = os.pathsep.join((str(ROOT / "src"), str(ROOT / "tests"), str(HERE)))
+    path = os.pathsep.join((str(ROOT / "src"), str(ROOT / "tests" / "support"), str(HERE)))
     if subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode:
         raise Missing("the recordings could not be read")
     for target in targets:

@@ -8,8 +8,7 @@ from types import ModuleType
 
 import protobuf_oracle
 import pytest
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from paths import EXAMPLES
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from paths import ROOT
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # last: profile.py there must not hide the standard module
 
 import figures  # noqa: E402

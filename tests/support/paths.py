@@ -1,0 +1,9 @@
+"""Where things are in a checkout."""
+
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+ROOT = TESTS.parent
+DATA = TESTS / "data"
+EXAMPLES = ROOT / "examples"
+SRC = ROOT / "src"

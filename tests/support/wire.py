@@ -1,0 +1,385 @@
+"""Talks MsgPack:1 or ProtoBuf:1 to a server: over a socket, or to a Session without one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+import msgpack
+from paths import SRC
+
+from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+from kongps.core.session import Session
+from kongps.core.wire.protobuf import decode_message, encode_message
+from kongps.core.wire.tables import RPCS
+from kongps.pdk import Kong
+
+
+class RPCError(Exception):
+    """The server answered with an error."""
+
+
+class Wire:
+    """Calls in, answers out; a subclass moves the bytes."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+
+    def exchange(self, data: bytes) -> bytes:
+        raise NotImplementedError
+
+    def call(self, method: str, *args: Any) -> Any:
+        self.sequence += 1
+        packed = msgpack.packb([0, self.sequence, f"plugin.{method}", list(args)])
+        kind, sequence, error, result = msgpack.unpackb(
+            self.exchange(packed), strict_map_key=False, unicode_errors="surrogateescape"
+        )
+        assert (kind, sequence) == (1, self.sequence)
+        if error is not None:
+            raise RPCError(error)
+        return result
+
+    def start(self, name: str, config: str = "{}") -> int:
+        id: int = self.call("StartInstance", {"Name": name, "Config": config})["Id"]
+        return id
+
+    def event(self, instance: int, phase: str = "access") -> Any:
+        return self.call("HandleEvent", {"InstanceId": instance, "EventName": phase})
+
+    def step(self, asked: Any, value: Any = None, method: str = "Step") -> Any:
+        argument = {"EventId": asked["EventId"]}
+        if value is not None:
+            argument["Data"] = value
+        return self.call(method, argument)
+
+    def failure(self, answer: Any) -> Any:
+        """Logs, as Kong does, why a handler failed; gives what the server then asks for."""
+        assert answer["Data"]["Method"] == "kong.log.err", answer
+        return self.step(answer)
+
+
+class Direct(Wire):
+    """A connection to a dispatcher, without a socket."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self.session = Session(dispatcher)
+
+    def exchange(self, data: bytes) -> bytes:
+        self.session.receive_data(data)
+        return self.session.data_to_send()
+
+
+class Socket(Wire):
+    """A connection to a server's socket."""
+
+    def __init__(self, path: str | os.PathLike[str], timeout: float = 10.0) -> None:
+        super().__init__()
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(timeout)
+        self.socket.connect(os.fspath(path))
+
+    def exchange(self, data: bytes) -> bytes:
+        self.socket.sendall(data)
+        return self.receive()
+
+    def receive(self) -> bytes:
+        data = b""
+        while True:
+            piece = self.socket.recv(1 << 16)
+            if not piece:
+                raise ConnectionError("the server closed the connection")
+            data += piece
+            try:
+                msgpack.unpackb(data, strict_map_key=False, unicode_errors="surrogateescape")
+                return data
+            except ValueError:
+                continue
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def frame(data: bytes = b"") -> bytes:
+    """A frame of ProtoBuf:1."""
+    return len(data).to_bytes(4, sys.byteorder) + data
+
+
+def split_frames(data: bytes) -> tuple[list[bytes], bytes]:
+    """The frames at the beginning of some bytes, and the bytes that make no whole one."""
+    frames = []
+    while len(data) >= 4:
+        end = 4 + int.from_bytes(data[:4], sys.byteorder)
+        if len(data) < end:
+            break
+        frames.append(data[4:end])
+        data = data[end:]
+    return frames, data
+
+
+def result_message(function: str, value: Any = None) -> bytes:
+    """The message with which Kong answers a PDK function; bytes are taken to be one."""
+    if value is None or isinstance(value, bytes):
+        return value or b""
+    kind = RPCS[function][1]
+    wrapped = kind in ("Bool", "Int", "Number", "String", "ByteString")
+    return encode_message(kind, {"v": value} if wrapped else value)
+
+
+@dataclass
+class Asked:
+    """A PDK function that the server asked for: its arguments are what the message holds."""
+
+    function: str
+    message: bytes
+
+    @property
+    def args(self) -> Any:
+        return decode_message(RPCS[self.function][0], self.message)
+
+
+class ProtobufWire:
+    """Kong's side of a connection that speaks ProtoBuf:1; a subclass moves the bytes."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+
+    def send(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def read(self) -> bytes:
+        """The next frame."""
+        raise NotImplementedError
+
+    def ask(self, command: str, **fields: Any) -> None:
+        """Sends a command, such as ``cmd_start_instance``."""
+        self.sequence += 1
+        call = {"sequence": self.sequence, command: fields}
+        self.send(frame(encode_message("RpcCall", call)))
+
+    def read_return(self) -> dict[str, Any]:
+        result: dict[str, Any] = decode_message("RpcReturn", self.read())
+        assert result.pop("sequence") == self.sequence
+        return result
+
+    def call(self, command: str, **fields: Any) -> dict[str, Any]:
+        self.ask(command, **fields)
+        return self.read_return()
+
+    def start(self, name: str, config: str = "{}") -> int:
+        result = self.call("cmd_start_instance", name=name, config=config.encode())
+        id: int = result["instance_status"]["instance_id"]
+        return id
+
+    def begin(self, instance: int, phase: str = "access") -> None:
+        """Starts an event; what the server asks is to be read."""
+        self.ask("cmd_handle_event", instance_id=instance, event_name=phase)
+
+    def read_asked(self) -> Asked | None:
+        """The PDK function asked for, or None when the event has ended."""
+        name = self.read()
+        if name:
+            return Asked(name.decode(), self.read())
+        assert self.read_return() == {}
+        return None
+
+    def answer(self, asked: Asked, value: Any = None) -> None:
+        self.send(frame(result_message(asked.function, value)))
+
+    def event(
+        self,
+        instance: int,
+        phase: str = "access",
+        answers: Callable[[Asked], Any] = lambda asked: None,
+    ) -> list[Asked]:
+        """Runs an event to its end as Kong does, one function after the other.
+
+        :return: what was asked for.
+        """
+        self.begin(instance, phase)
+        trail = []
+        while True:
+            asked = self.read_asked()
+            if asked is None:
+                return trail
+            trail.append(asked)
+            self.answer(asked, answers(asked))
+
+
+class DirectProtobuf(ProtobufWire):
+    """A ProtoBuf:1 connection to a dispatcher, without a socket."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self.session = Session(dispatcher)
+        self.frames: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        self.session.receive_data(data)
+        frames, rest = split_frames(self.session.data_to_send())
+        assert rest == b""
+        self.frames += frames
+
+    def read(self) -> bytes:
+        if not self.frames:
+            raise ConnectionError("the server closes" if self.session.closing else "it waits")
+        return self.frames.pop(0)
+
+    def waiting(self) -> list[Asked | None]:
+        """Everything that the server has sent of an event."""
+        trail = []
+        while self.frames:
+            trail.append(self.read_asked())
+        return trail
+
+
+class ProtobufSocket(ProtobufWire):
+    """A ProtoBuf:1 connection to a server's socket."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        timeout: float = 10.0,
+        kind: socket.SocketKind = socket.SOCK_STREAM,
+    ) -> None:
+        super().__init__()
+        self.socket = socket.socket(socket.AF_UNIX, kind)
+        self.socket.settimeout(timeout)
+        self.socket.connect(os.fspath(path))
+        self.inbox = b""
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def read(self) -> bytes:
+        while True:
+            frames, _ = split_frames(self.inbox)
+            if frames:
+                self.inbox = self.inbox[4 + len(frames[0]) :]
+                return frames[0]
+            piece = self.socket.recv(1 << 16)
+            if not piece:
+                raise ConnectionError("the server closed the connection")
+            self.inbox += piece
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class OneHandler:
+    """The least that dispatch asks of a plugin."""
+
+    kong = Kong
+    pipelined = True
+
+    def __init__(self, name: str = "one") -> None:
+        self.name = name
+
+
+def dispatcher_with(
+    dispatcher: Dispatcher, handler: Callable[[Any], Any], phase: str = "access", id: int = 1
+) -> Direct:
+    """Gives `dispatcher` an instance with one handler, and a connection to it."""
+    dispatcher.add_instance(Instance(id, OneHandler(), {}, 0.0, {phase: handler}))
+    return Direct(dispatcher)
+
+
+def protobuf_with(
+    dispatcher: Dispatcher,
+    handler: Callable[[Any], Any],
+    phase: str = "access",
+    id: int = 1,
+    pipelined: bool = True,
+) -> DirectProtobuf:
+    """The same with a connection that speaks ProtoBuf:1."""
+    plugin = OneHandler()
+    plugin.pipelined = pipelined
+    dispatcher.add_instance(Instance(id, plugin, {}, 0.0, {phase: handler}))
+    return DirectProtobuf(dispatcher)
+
+
+def environment() -> dict[str, str]:
+    """The environment for a kongps of this checkout."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("KONGPS_")}
+    return {**kept, "PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run(*words: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs the kongps command."""
+    return subprocess.run(
+        [sys.executable, "-m", "kongps", *words],
+        env={**environment(), **more},
+        cwd=cwd,
+        capture_output=True,
+        timeout=30,
+    )
+
+
+class Process:
+    """A kongps server in a process of its own.
+
+    :ivar log: the lines that it wrote so far to stderr, in a file.
+    """
+
+    def __init__(self, socket_path: Path, *words: str, **more: str) -> None:
+        self.socket_path = socket_path
+        self.log = socket_path.with_suffix(".log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kongps", *words],
+                env={**environment(), **more},
+                stdout=log,
+                stderr=log,
+            )
+        self.wait_for(lambda: self.is_listening() or self.process.poll() is not None)
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the server ended: {self.text()}")
+
+    def is_listening(self) -> bool:
+        try:
+            self.connect().close()
+        except OSError:
+            return False
+        return True
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {timeout} s; the log:\n{self.text()}")
+            time.sleep(0.01)
+
+    def connect(self) -> Socket:
+        return Socket(self.socket_path)
+
+    def connect_protobuf(self) -> ProtobufSocket:
+        return ProtobufSocket(self.socket_path)
+
+    def end(self, timeout: float = 20.0) -> int:
+        """Waits for the process to end by itself."""
+        return self.process.wait(timeout)
+
+
+@contextlib.contextmanager
+def serving(directory: Path, socket_path: Path, *words: str, **more: str) -> Iterator[Process]:
+    """A server of the plugins in `directory`, ended at the end of the block."""
+    process = Process(
+        socket_path, "serve", "--plugins-directory", str(directory),
+        "--socket", str(socket_path), *words, **more,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.process.kill()
+        process.process.wait()
