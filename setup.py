@@ -1,9 +1,9 @@
 """Builds the compiled core, and puts the packages together.
 
-The package ``kongps.core`` lies whole in ``src/pyx/kongps/core``; each ``.pyx`` there is an extension
-module. (``src/kongps/core`` is a link to it, for tools that read the sources: mypy, editors.) The C
-headers in ``include/`` and the examples travel inside the package. Everything else about the build
-is in ``pyproject.toml``.
+The package ``kongps.core`` lies whole in ``src/pyx/kongps/core``; each ``.pyx`` there is an
+extension module. (``src/kongps/core`` is a link to it, for tools that read the sources: mypy and
+editors.) The C headers in ``include/`` and the examples travel inside the package. Everything else
+about the build is in ``pyproject.toml``.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def main() -> int:
         status = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
              "-m", "not soak", "-k", " and ".join(f"not {name}" for name in LEFT_OUT),
-             *(sys.argv[1:] or (str(next(TREE.glob(f"tests/**/{name}")).relative_to(TREE)) for name in TESTS))],
+             *(sys.argv[1:] or (str(next(TREE.glob(f"tests/**/{name}"))) for name in TESTS))],
             cwd=TREE, env=environment(leaks=True),
         ).returncode  # fmt: skip
         found = errors()
@@ -106,7 +106,9 @@ def environment(*, leaks: bool) -> dict[str, str]:
         "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={REPORTS / 'report'}",
         "LSAN_OPTIONS": "exitcode=0:max_leaks=0:print_suppressions=0",
         "LD_PRELOAD": runtime(compiler(), "asan"),
-        "PYTHONPATH": os.pathsep.join((str(TREE / "src"), str(TREE / "tests" / "support"), str(HERE))),
+        "PYTHONPATH": os.pathsep.join(
+            (str(TREE / "src"), str(TREE / "tests" / "support"), str(HERE))
+        ),
     }
 
 

@@ -1,8 +1,8 @@
 """The ``kongps`` command: its own subcommands, and the flags of the servers it replaces.
 
 What a command does is imported when it runs, and argparse only for a command line that
-:mod:`kongps.cli.flags` does not read: ``dump`` is on the path of every start of Kong, and takes as long
-as its imports do. ``tests/test_dump_imports.py`` says what it does without.
+:mod:`kongps.cli.flags` does not read: ``dump`` is on the path of every start of Kong, and takes as
+long as its imports do. ``tests/test_dump_imports.py`` says what it does without.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads what a shared library says about itself, from the file, without loading it.
 
-Only what the checks in :mod:`kongps.compiled.checks` need: the machine, the libraries and symbol versions
-it asks for, the symbols it defines, and the bytes of a section. See elf(5) for the format.
+Only what the checks in :mod:`kongps.compiled.checks` need: the machine, the libraries and symbol
+versions it asks for, the symbols it defines, and the bytes of a section. See elf(5) for the format.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from kongps.settings import BLOCK_THRESHOLD, HANDLER_THREADS, HANDLER_TIMEOUT
 
 if TYPE_CHECKING:
     from kongps.core.dispatch.dispatcher import Dispatcher
-    from kongps.core.io.turn import Turn
+    from kongps.core.io.loop_lock import LoopLock
     from kongps.core.runners.asyncio import AsyncRunner
     from kongps.plugins.plugin import Plugin
 
@@ -45,7 +45,7 @@ class LoopLike(Protocol):
     """What of a :class:`kongps.core.loop.Loop` is needed."""
 
     @property
-    def turn(self) -> Turn: ...
+    def turn(self) -> LoopLock: ...
     def call_soon_threadsafe(self, callback: Callable[[], object]) -> None: ...
 
 

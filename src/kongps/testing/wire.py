@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from kongps.core.io.turn import Turn
+    from kongps.core.io.loop_lock import LoopLock
 
 __all__ = [
     "Calls",
@@ -163,10 +163,10 @@ class Calls:
         self._waiting: SimpleQueue[Callable[[], object]] = SimpleQueue()
 
     @functools.cached_property
-    def turn(self) -> Turn:
-        from kongps.core.io.turn import Turn
+    def turn(self) -> LoopLock:
+        from kongps.core.io.loop_lock import LoopLock
 
-        return Turn()
+        return LoopLock()
 
     def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
         """Has `callback` called by :meth:`run`. From any thread."""

@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Any, Callable
 from kongps._version import __version__
 from kongps.core.io.loop import Loop, Timer
 from kongps.core.wire.msgpack import packb, unpackb
-from kongps.core.workers.handover import Channel, Line, Switchboard, signal_at_end_of_parent
+from kongps.core.workers.handover import (
+    Channel,
+    ConnectionBroker,
+    WorkerChannel,
+    signal_at_end_of_parent,
+)
 from kongps.core.workers.journal import Journal
 from kongps.errors import ServerError, UsageError
 from kongps.server.server import (
@@ -53,7 +58,7 @@ NUMBERS_PATIENCE = 2.0
 
 
 @dataclass(eq=False)
-class Hand:
+class WorkerProcess:
     """A worker, as the supervisor sees it.
 
     :ivar number: part of the ids of its events.
@@ -67,7 +72,7 @@ class Hand:
     pid: int
     generation: int
     started: float
-    line: Line
+    line: WorkerChannel
     ready: bool = False
     serving: bool = False
     leaving: bool = False
@@ -93,9 +98,9 @@ class Supervisor:
         desks = max(32, 4 * settings.workers)
         # Slots of connections that are over are free once their workers have noticed.
         self.journal = Journal(2 * settings.max_connections + 1024, desks)
-        self.board = Switchboard(self.journal)
+        self.board = ConnectionBroker(self.journal)
         self.sockets = SocketFiles()
-        self.hands: dict[int, Hand] = {}  # by process id
+        self.hands: dict[int, WorkerProcess] = {}  # by process id
         self._number = int.from_bytes(os.urandom(2), "big") % NUMBERS_OF_WORKERS
         self._generation = 0  # the one that serves
         self._next_generation: int | None = None  # the one that is being loaded
@@ -117,7 +122,7 @@ class Supervisor:
         self._opened = False
         self._finished = False
         self._watcher: Channel | None = None
-        self._requests: dict[int, Callable[[Hand, Any], None]] = {}
+        self._requests: dict[int, Callable[[WorkerProcess, Any], None]] = {}
         self._request = 0
 
     def run(self) -> int:
@@ -197,8 +202,8 @@ class Supervisor:
             near.close()
             return Assignment(number, self.journal, desk, far.detach(), supervisor)
         far.close()
-        line = Line(self.board, desk, lambda data, fds: self._told(hand, data), None)
-        hand = Hand(number, pid, generation, time.monotonic(), line)
+        line = WorkerChannel(self.board, desk, lambda data, fds: self._told(hand, data), None)
+        hand = WorkerProcess(number, pid, generation, time.monotonic(), line)
         self.hands[pid] = hand
         line.start(self.loop, near.detach())
         return None
@@ -240,7 +245,7 @@ class Supervisor:
             if hand is not None:
                 self._ended(hand, status)
 
-    def _ended(self, hand: Hand, status: int) -> None:
+    def _ended(self, hand: WorkerProcess, status: int) -> None:
         """A worker has ended; what is left of it goes to the others."""
         how = (
             f"was killed by signal {os.WTERMSIG(status)}"
@@ -290,7 +295,7 @@ class Supervisor:
 
     # --- what workers say ------------------------------------------------------------------------
 
-    def _told(self, hand: Hand, data: bytes) -> None:
+    def _told(self, hand: WorkerProcess, data: bytes) -> None:
         word, *rest = unpackb(data)
         if word == "ready":
             self._ready(hand, *rest)
@@ -308,7 +313,7 @@ class Supervisor:
         elif word == "signalled":
             self._let_go(hand)
 
-    def _ready(self, hand: Hand, errors: list[str], names: list[str]) -> None:
+    def _ready(self, hand: WorkerProcess, errors: list[str], names: list[str]) -> None:
         hand.ready = True
         if self._stop_at is not None:
             tell(hand, "end")
@@ -345,14 +350,14 @@ class Supervisor:
         self._link(hand)
         self._open_linked()
 
-    def _of(self, generation: int | None) -> list[Hand]:
+    def _of(self, generation: int | None) -> list[WorkerProcess]:
         return [hand for hand in self.hands.values() if hand.generation == generation]
 
     def _all_ready(self, generation: int) -> bool:
         found = self._of(generation)
         return len(found) == self.settings.workers and all(hand.ready for hand in found)
 
-    def _link(self, hand: Hand) -> None:
+    def _link(self, hand: WorkerProcess) -> None:
         """Connects a worker with all others; it gets connections when they have confirmed it."""
         if self._store is not None:
             tell(hand, "store", self._store)
@@ -391,7 +396,7 @@ class Supervisor:
             if hand.ready and not (hand.serving or hand.unlinked or hand.leaving)
         )  # fmt: skip
 
-    def _serve_with(self, hands: Iterable[Hand]) -> None:
+    def _serve_with(self, hands: Iterable[WorkerProcess]) -> None:
         fresh = list(hands)
         for hand in fresh:
             hand.serving = True
@@ -491,7 +496,7 @@ class Supervisor:
                     os.kill(hand.pid, signal.SIGKILL)
         logger.info("the new code serves; %d old workers finish their events", len(old))
 
-    def _let_go(self, hand: Hand) -> None:
+    def _let_go(self, hand: WorkerProcess) -> None:
         """A worker was told to end by a signal: another one takes its place."""
         if self._stop_at is not None:
             tell(hand, "stop")
@@ -589,7 +594,7 @@ class Supervisor:
                 timer.cancel()
                 logger.info(NUMBERS, {**add_up(parts), "Pid": os.getpid()})
 
-        def came(hand: Hand, part: dict[str, Any]) -> None:
+        def came(hand: WorkerProcess, part: dict[str, Any]) -> None:
             parts.append(part)
             waiting.discard(hand.pid)
             if not waiting:
@@ -602,7 +607,7 @@ class Supervisor:
                 tell(hand, "numbers", request)
 
 
-def tell(hand: Hand, *words: object, fds: list[int] | tuple[int, ...] = ()) -> None:
+def tell(hand: WorkerProcess, *words: object, fds: list[int] | tuple[int, ...] = ()) -> None:
     """Says something to a worker."""
     hand.line.tell(packb(list(words)), fds)
 

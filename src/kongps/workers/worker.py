@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
-from kongps.core.dispatch.dispatcher import Later
+from kongps.core.dispatch.dispatcher import DeferredResult
 from kongps.core.wire.msgpack import packb, unpackb
-from kongps.core.workers.handover import Intake, signal_at_end_of_parent
+from kongps.core.workers.handover import SupervisorChannel, signal_at_end_of_parent
 from kongps.core.workers.journal import Journal
 from kongps.core.workers.relay import Routes
 from kongps.errors import KongpsError, ServerError
@@ -71,7 +71,7 @@ class Worker(Server):
         self.assignment = assignment
         self.dispatcher.be_worker(assignment.number)
         self.routes = Routes(assignment.number, self.loop, self.dispatcher.lets_lost_pass)
-        self.intake = Intake(
+        self.intake = SupervisorChannel(
             assignment.journal,
             assignment.desk,
             self.dispatcher,
@@ -222,8 +222,8 @@ class Worker(Server):
             peer.ask("kongps.CloseInstance", closed["Id"], lambda _: None)
         return closed
 
-    def _get_status(self, argument: Any) -> Later:
-        later = Later()
+    def _get_status(self, argument: Any) -> DeferredResult:
+        later = DeferredResult()
         self._gather(later.resolve)
         return later
 

@@ -1,7 +1,7 @@
 """Connections from Kong: the one place where sockets and protocols meet."""
 
 from kongps.core.io.buffer cimport Buffer
-from kongps.core.workers.journal cimport Desk, Slot
+from kongps.core.workers.journal cimport ReceiveArea, Slot
 from kongps.core.io.loop cimport Stream
 from kongps.core.wire.protocol cimport Elsewhere, Outlet, Protocol
 from kongps.core.session cimport Session
@@ -24,7 +24,7 @@ cdef class Connection(Stream):
     # In a worker:
     cdef unsigned int number      # of its slot
     cdef Slot* slot               # NULL: it is not accounted for
-    cdef Desk* desk               # where what comes for it is put first
+    cdef ReceiveArea* desk               # where what comes for it is put first
     cdef Elsewhere elsewhere
     cdef Holder holder            # None: it is kept
 

@@ -30,12 +30,12 @@ cdef class Instance:
     cdef object on_error              # "open" or "closed"; None: as the dispatcher has it
 
 
-cdef class Told:
+cdef class CachedAnswer:
     """An answer of Kong that holds for the rest of its event; a chain of them."""
     cdef Function function
     cdef tuple args
     cdef object value
-    cdef Told next
+    cdef CachedAnswer next
 
 
 cdef enum EventState:
@@ -70,11 +70,11 @@ cdef class Event:
     cdef str untold                   # what Kong is still to log of that
     cdef PyObject* locals             # the threading.local values of its handler, while it waits
     # What Kong answered to functions that are asked once, and the setters that may change it.
-    cdef Told told
+    cdef CachedAnswer told
     cdef uint64_t told_changed_by
 
     cdef int ask(self, Function function, tuple args) except -1
-    cdef Told find_told(self, Function function, tuple args)
+    cdef CachedAnswer find_told(self, Function function, tuple args)
     cdef int remember(self, Function function, tuple args, object value) except -1
     cdef int drop_answers(self, Function setter) except -1
     cdef int returned(self) except -1
@@ -100,7 +100,7 @@ cdef class Runner:
     cdef object give_up(self, Event event)
 
 
-cdef class Later:
+cdef class DeferredResult:
     """The answer to a command that is not known yet."""
     cdef Protocol protocol
     cdef int64_t sequence

@@ -140,7 +140,7 @@ cdef class Instance:
             event.protocol.send()
 
 
-cdef class Told:
+cdef class CachedAnswer:
     """An answer of Kong that holds for the rest of its event; a chain of them."""
 
 
@@ -215,9 +215,9 @@ cdef class Event:
         self.dispatcher.forget_event(self)
         return True
 
-    cdef Told find_told(self, Function function, tuple args):
+    cdef CachedAnswer find_told(self, Function function, tuple args):
         """What Kong has answered to this call already; None if it has not been asked."""
-        cdef Told told = self.told
+        cdef CachedAnswer told = self.told
         while told is not None:
             if told.function is function and (told.args is args or told.args == args):
                 return told
@@ -226,12 +226,12 @@ cdef class Event:
 
     cdef int remember(self, Function function, tuple args, object value) except -1:
         """Keeps an answer that cannot change, if the plugin cannot change it either."""
-        cdef Told told
+        cdef CachedAnswer told
         if value is not None and not isinstance(value, str) and not isinstance(value, (int, float)):
             return 0
         if function.lasting is not None and args not in function.lasting:
             return 0
-        told = Told.__new__(Told)
+        told = CachedAnswer.__new__(CachedAnswer)
         told.function = function
         told.args = args
         told.value = value
@@ -242,9 +242,9 @@ cdef class Event:
 
     cdef int drop_answers(self, Function setter) except -1:
         """Forgets the answers that a call of `setter` may change."""
-        cdef Told told = self.told
-        cdef Told kept = None
-        cdef Told next_told
+        cdef CachedAnswer told = self.told
+        cdef CachedAnswer kept = None
+        cdef CachedAnswer next_told
         self.told_changed_by = 0
         while told is not None:
             next_told = told.next
@@ -362,7 +362,7 @@ cdef class Event:
 
     cdef object find_request_id(self):
         """The request's id, if the handler has asked for it; else None."""
-        cdef Told told = self.told
+        cdef CachedAnswer told = self.told
         while told is not None:
             if is_request_id(told.value) and (
                 told.function.name == "kong.nginx.get_var"
@@ -436,7 +436,7 @@ cdef class Runner:
         return None
 
 
-cdef class Later:
+cdef class DeferredResult:
     """The answer to a command that is not known yet: a command's handler returns it.
 
     Whoever made it calls ``resolve`` or ``fail``, once, on the loop's thread.
@@ -807,8 +807,8 @@ cdef class Dispatcher:
             if monotonic() - since > self.event_timeout and not protocol.is_peer:
                 report(WARNING, "%s took too long: Kong has given it up", call.method)
                 return protocol.give_up(call.sequence)
-            if isinstance(result, Later):
-                return (<Later>result).give(protocol, call.sequence)
+            if isinstance(result, DeferredResult):
+                return (<DeferredResult>result).give(protocol, call.sequence)
             protocol.answer_result(call.sequence, result)
         except KongpsError as error:
             protocol.answer_error(call.sequence, str(error))

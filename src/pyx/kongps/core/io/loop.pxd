@@ -3,7 +3,7 @@
 from posix.types cimport dev_t, ino_t
 
 from kongps.core.io.buffer cimport Buffer
-from kongps.core.io.turn cimport Turn
+from kongps.core.io.loop_lock cimport LoopLock
 
 cdef enum:
     # A peer that lets this many answer bytes pile up is not read from until they are gone. One
@@ -82,7 +82,7 @@ cdef class Loop:
     cdef list timers              # a heap
     cdef long timers_made
     cdef object calls             # collections.deque, filled by other threads too
-    cdef readonly Turn turn
+    cdef readonly LoopLock turn
     cdef Waker waker
     cdef bint asleep              # or about to be, having looked for calls
     cdef bint stopping

@@ -22,7 +22,7 @@ from posix.unistd cimport write as write_fd
 
 from kongps.core.io.buffer cimport Buffer, buffer_consume, buffer_size
 from kongps.core.io.clock cimport coarse_monotonic, monotonic
-from kongps.core.io.turn cimport Turn
+from kongps.core.io.loop_lock cimport LoopLock
 
 from kongps.core.report import report
 
@@ -442,7 +442,7 @@ cdef class Loop:
         self.on_loss = nothing
         self.timers = []
         self.calls = deque()
-        self.turn = Turn()
+        self.turn = LoopLock()
         self.epoll_fd = open_epoll()
         self.waker = Waker()
         self.add(self.waker, self.waker.fd, EPOLLIN)

@@ -2,11 +2,11 @@
 
 from cpython.object cimport PyObject
 
-from kongps.core.runners.off_loop cimport AwayRunner, Handling, Said
+from kongps.core.runners.off_loop cimport OffLoopRunner, HandlerTask, Said
 from kongps.core.dispatch.dispatcher cimport Event
 
 
-cdef class Task(Handling):
+cdef class Task(HandlerTask):
     """An async handler under way."""
     cdef AsyncioThread home
     cdef object task              # asyncio.Task
@@ -37,7 +37,7 @@ cdef class AsyncioThread:
     cdef int end(self, Task task, Said said, object value) except -1
 
 
-cdef class AsyncRunner(AwayRunner):
+cdef class AsyncRunner(OffLoopRunner):
     cdef AsyncioThread home       # None until there is something to run
     cdef int made                 # threads, ever; for their names
     cdef list blocked             # AsyncioThreads that were replaced and have not come back

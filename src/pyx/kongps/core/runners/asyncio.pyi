@@ -1,13 +1,13 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kongps.core.runners.off_loop import AwayRunner
+from kongps.core.runners.off_loop import OffLoopRunner
 
 _T = TypeVar("_T")
 
 async def awaited(function: Callable[..., _T], *args: Any, **named: Any) -> _T: ...
 
-class AsyncRunner(AwayRunner):
+class AsyncRunner(OffLoopRunner):
     def submit(
         self,
         function: Callable[[], Any],

@@ -17,13 +17,13 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 
 from kongps.core.runners.off_loop cimport (
-    CALLS, OVER_NOW, RAISED, RETURNED, AwayRunner, Handling, Said,
+    CALLS, OVER_NOW, RAISED, RETURNED, OffLoopRunner, HandlerTask, Said,
 )
 from kongps.core.io.clock cimport monotonic
-from kongps.core.dispatch.dispatcher cimport AWAY, Event, Told, must_have_run
+from kongps.core.dispatch.dispatcher cimport AWAY, Event, CachedAnswer, must_have_run
 from kongps.core.wire.function cimport Function
 from kongps.core.runners.thread_locals cimport swap_thread_locals
-from kongps.core.io.turn cimport Turn
+from kongps.core.io.loop_lock cimport LoopLock
 
 from greenlet import getcurrent, greenlet
 
@@ -67,7 +67,7 @@ async def awaited(function, *args, **named):
     return waits_for
 
 
-cdef class Task(Handling):
+cdef class Task(HandlerTask):
     """An async handler under way."""
 
 
@@ -232,14 +232,14 @@ cdef class AsyncioThread:
         return self.runner.say(task)
 
 
-cdef class AsyncRunner(AwayRunner):
+cdef class AsyncRunner(OffLoopRunner):
     """Runs handlers that are ``async def``.
 
-    :param call_soon, turn: as :class:`AwayRunner` has them.
+    :param call_soon, turn: as :class:`OffLoopRunner` has them.
     """
 
-    def __init__(self, call_soon, Turn turn not None):
-        AwayRunner.__init__(self, call_soon, turn)
+    def __init__(self, call_soon, LoopLock turn not None):
+        OffLoopRunner.__init__(self, call_soon, turn)
         self.blocked = []
         self.lost = []
         self.works = set()
@@ -285,20 +285,20 @@ cdef class AsyncRunner(AwayRunner):
         self.works.add(task)
         task.home.post(lambda: task.home.begin(task))
 
-    cdef int hear(self, Handling handling) except -1:
+    cdef int hear(self, HandlerTask handling) except -1:
         cdef Task task = <Task>handling
         if task.over and task.end is not None:
             # Until now its place may have been taken by the answer to a call of another coroutine.
             task.value = task.end
             task.end = None
-        return AwayRunner.hear(self, handling)
+        return OffLoopRunner.hear(self, handling)
 
-    cdef int answer(self, Handling handling) except -1:
+    cdef int answer(self, HandlerTask handling) except -1:
         return (<Task>handling).home.post(handling)
 
     cdef object call(self, Event event, Function function, tuple args):
         cdef Task task
-        cdef Told told
+        cdef CachedAnswer told
         if event.task is None or not isinstance(event.task, Task):
             raise PDKError(function.name, EVENT_OVER)
         task = <Task>event.task
@@ -351,7 +351,7 @@ cdef class AsyncRunner(AwayRunner):
             return 0  # it waits for its instance to start
         task = <Task?>event.task
         if task.asked:
-            return AwayRunner.abandon(self, event)
+            return OffLoopRunner.abandon(self, event)
         self.cancel_soon(task)
         return 0
 
@@ -424,7 +424,7 @@ cdef class AsyncRunner(AwayRunner):
         """Cancels a handler, from any thread."""
         task.home.post(lambda: task.home.cancel(task))
 
-    cdef int ended(self, Handling handling) except -1:
+    cdef int ended(self, HandlerTask handling) except -1:
         cdef Task task = <Task>handling
         task.task = None
         if task.work is None:

@@ -8,7 +8,7 @@ from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from kongps.core.dispatch.dispatcher cimport OVER, RUNNING, WAITING, Event, Runner, Told, must_have_run
+from kongps.core.dispatch.dispatcher cimport OVER, RUNNING, WAITING, Event, Runner, CachedAnswer, must_have_run
 from kongps.core.wire.function cimport Function
 from kongps.core.runners.greenlet cimport (
     PyGreenlet_GetCurrent, PyGreenlet_Import, PyGreenlet_New, PyGreenlet_Switch,
@@ -145,7 +145,7 @@ cdef class InlineRunner(Runner):
     cdef object call(self, Event event, Function function, tuple args):
         cdef object value
         cdef Worker worker
-        cdef Told told
+        cdef CachedAnswer told
         if event is not self.visits.event or PyThread_get_thread_ident() != self.visits.thread:
             raise PDKError(
                 function.name,

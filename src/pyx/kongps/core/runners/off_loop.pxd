@@ -2,7 +2,7 @@
 
 from kongps.core.dispatch.dispatcher cimport Event, Runner
 from kongps.core.wire.function cimport Function
-from kongps.core.io.turn cimport Turn
+from kongps.core.io.loop_lock cimport LoopLock
 
 
 cdef enum Said:
@@ -18,7 +18,7 @@ cdef enum Outcome:
     OVER_NOW    # the event is over: the handler ends
 
 
-cdef class Handling:
+cdef class HandlerTask:
     """A handler under way elsewhere: what it says to the loop, and what it hears."""
     cdef Event event
     cdef Said said
@@ -34,17 +34,17 @@ cdef class Handling:
     cdef object result(self)
 
 
-cdef class AwayRunner(Runner):
+cdef class OffLoopRunner(Runner):
     cdef object call_soon       # has the loop call something soon; from any thread
-    cdef Turn turn
+    cdef LoopLock turn
     cdef object hear_all
-    cdef object said            # collections.deque of Handling that the loop is to hear
+    cdef object said            # collections.deque of HandlerTask that the loop is to hear
     cdef bint due               # the loop was asked to
     cdef bint forked            # this is a child process, in which no loop listens
 
-    cdef int say(self, Handling handling) except -1
-    cdef int hear_guarded(self, Handling handling) except -1
-    cdef int hear(self, Handling handling) except -1
-    cdef int answer(self, Handling handling) except -1
-    cdef int ended(self, Handling handling) except -1
-    cdef int work_done(self, Handling handling) except -1
+    cdef int say(self, HandlerTask handling) except -1
+    cdef int hear_guarded(self, HandlerTask handling) except -1
+    cdef int hear(self, HandlerTask handling) except -1
+    cdef int answer(self, HandlerTask handling) except -1
+    cdef int ended(self, HandlerTask handling) except -1
+    cdef int work_done(self, HandlerTask handling) except -1

@@ -1,8 +1,10 @@
 from collections.abc import Callable
 
 from kongps.core.dispatch.dispatcher import Runner
-from kongps.core.io.turn import Turn
+from kongps.core.io.loop_lock import LoopLock
 
-class AwayRunner(Runner):
-    def __init__(self, call_soon: Callable[[Callable[[], object]], object], turn: Turn) -> None: ...
+class OffLoopRunner(Runner):
+    def __init__(
+        self, call_soon: Callable[[Callable[[], object]], object], turn: LoopLock
+    ) -> None: ...
     def after_fork(self) -> None: ...

@@ -13,14 +13,14 @@ from posix.unistd cimport _exit
 
 from kongps.core.dispatch.dispatcher cimport AWAY, OVER, RUNNING, WAITING, Event, Runner
 from kongps.core.wire.function cimport Function
-from kongps.core.io.turn cimport Turn
+from kongps.core.io.loop_lock cimport LoopLock
 
 from kongps.core.dispatch.dispatcher import HandlerExit
 from kongps.core.report import report
 from kongps.errors import PDKError
 
 
-cdef class Handling:
+cdef class HandlerTask:
     """A handler under way elsewhere: what it says to the loop, and what it hears."""
 
     cdef object result(self):
@@ -37,7 +37,7 @@ cdef class Handling:
         raise value
 
 
-cdef class AwayRunner(Runner):
+cdef class OffLoopRunner(Runner):
     """The base of those that run handlers elsewhere than on the loop's thread.
 
     :param call_soon: has the loop's thread call something soon, from any thread; such as
@@ -45,13 +45,13 @@ cdef class AwayRunner(Runner):
     :param turn: the loop's turn.
     """
 
-    def __init__(self, call_soon, Turn turn not None):
+    def __init__(self, call_soon, LoopLock turn not None):
         self.call_soon = call_soon
         self.turn = turn
         self.hear_all = self._hear_all
         self.said = deque()
 
-    cdef int say(self, Handling handling) except -1:
+    cdef int say(self, HandlerTask handling) except -1:
         """From anywhere: has the loop hear what `handling` says."""
         if self.forked:
             _exit(1)  # a handler has forked, and the child came here
@@ -71,13 +71,13 @@ cdef class AwayRunner(Runner):
         # What is said while this runs is heard too, or the loop is asked again.
         self.due = False
         while self.said:
-            self.hear_guarded(<Handling?>self.said.popleft())
+            self.hear_guarded(<HandlerTask?>self.said.popleft())
 
     def after_fork(self):
         """In a child process that a handler has forked: what it has to say ends the process."""
         self.forked = True
 
-    cdef int hear_guarded(self, Handling handling) except -1:
+    cdef int hear_guarded(self, HandlerTask handling) except -1:
         # What a plugin hung into signals or logging may raise; other handlers wait to be heard.
         try:
             self.hear(handling)
@@ -85,7 +85,7 @@ cdef class AwayRunner(Runner):
             report(ERROR, "a handler elsewhere could not be heard", error=error)
         return 0
 
-    cdef int hear(self, Handling handling) except -1:
+    cdef int hear(self, HandlerTask handling) except -1:
         """In the loop's turn: does what a handler elsewhere wants."""
         cdef Event event = handling.event
         cdef bint given_up
@@ -126,7 +126,7 @@ cdef class AwayRunner(Runner):
         return self.ended(handling)
 
     cdef int resume(self, Event event) except -1:
-        cdef Handling handling = <Handling?>event.task
+        cdef HandlerTask handling = <HandlerTask?>event.task
         handling.asked = False
         handling.outcome = FAILED if event.failed else GIVEN
         handling.value = event.value
@@ -137,22 +137,22 @@ cdef class AwayRunner(Runner):
         return self.answer(handling)
 
     cdef int abandon(self, Event event) except -1:
-        cdef Handling handling = <Handling?>event.task
+        cdef HandlerTask handling = <HandlerTask?>event.task
         if handling.asked:
             handling.asked = False
             handling.outcome = OVER_NOW
             self.answer(handling)
         return 0  # else it hears of it with its next call
 
-    cdef int answer(self, Handling handling) except -1:
+    cdef int answer(self, HandlerTask handling) except -1:
         """Wakes the handler: its PDK call has an outcome."""
         raise NotImplementedError
 
-    cdef int ended(self, Handling handling) except -1:
+    cdef int ended(self, HandlerTask handling) except -1:
         """The handler has ended, and its event knows."""
         return 0
 
-    cdef int work_done(self, Handling handling) except -1:
+    cdef int work_done(self, HandlerTask handling) except -1:
         """What ran was no event's handler: tells who waits for its end."""
         cdef object done = handling.work[1]
         value, handling.value = handling.value, None

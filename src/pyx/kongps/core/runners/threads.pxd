@@ -3,11 +3,11 @@
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_type_lock
 
-from kongps.core.runners.off_loop cimport AwayRunner, Handling
+from kongps.core.runners.off_loop cimport OffLoopRunner, HandlerTask
 from kongps.core.dispatch.dispatcher cimport Event, Runner
 
 
-cdef class HandlerThread(Handling):
+cdef class HandlerThread(HandlerTask):
     """A thread of the pool, with the handler that it runs."""
     cdef ThreadRunner runner
     cdef PyThread_type_lock wake
@@ -18,7 +18,7 @@ cdef class HandlerThread(Handling):
     cdef double longest           # seconds that its handler took between two PDK calls
 
 
-cdef class ThreadRunner(AwayRunner):
+cdef class ThreadRunner(OffLoopRunner):
     cdef readonly int most        # threads that may have work
     cdef readonly int stuck       # threads whose event was given up, and that have not come back
     cdef readonly int threads     # all there are

@@ -2,10 +2,10 @@ from collections.abc import Callable
 from typing import Any
 
 from kongps.core.dispatch.dispatcher import Runner
-from kongps.core.io.turn import Turn
-from kongps.core.runners.off_loop import AwayRunner
+from kongps.core.io.loop_lock import LoopLock
+from kongps.core.runners.off_loop import OffLoopRunner
 
-class ThreadRunner(AwayRunner):
+class ThreadRunner(OffLoopRunner):
     @property
     def most(self) -> int: ...
     @property
@@ -13,7 +13,7 @@ class ThreadRunner(AwayRunner):
     @property
     def threads(self) -> int: ...
     def __init__(
-        self, call_soon: Callable[[Callable[[], object]], object], turn: Turn, most: int = 64
+        self, call_soon: Callable[[Callable[[], object]], object], turn: LoopLock, most: int = 64
     ) -> None: ...
     def end_trial(self, plugin: str, phase: str) -> None: ...
     def submit(

@@ -18,13 +18,13 @@ from cpython.pythread cimport (
 )
 from cpython.ref cimport Py_XDECREF
 
-from kongps.core.runners.off_loop cimport CALLS, RAISED, RETURNED, AwayRunner, Handling, Said
+from kongps.core.runners.off_loop cimport CALLS, RAISED, RETURNED, OffLoopRunner, HandlerTask, Said
 from kongps.core.io.clock cimport monotonic
-from kongps.core.dispatch.dispatcher cimport AWAY, OVER, Event, Runner, Told, must_have_run
+from kongps.core.dispatch.dispatcher cimport AWAY, OVER, Event, Runner, CachedAnswer, must_have_run
 from kongps.core.wire.function cimport Function
 from kongps.core.wire.phases cimport phase_name
 from kongps.core.runners.thread_locals cimport swap_thread_locals
-from kongps.core.io.turn cimport Turn
+from kongps.core.io.loop_lock cimport LoopLock
 
 from kongps.core.report import place_of, report
 from kongps.errors import PDKError
@@ -48,7 +48,7 @@ cdef enum:
     SLOW_COSTS = 16     # quick events that one slow event of a trial outweighs
 
 
-cdef class HandlerThread(Handling):
+cdef class HandlerThread(HandlerTask):
     """A thread of the pool."""
 
     def __cinit__(self):
@@ -106,15 +106,15 @@ cdef class HandlerThread(Handling):
             self.runner.say(self)
 
 
-cdef class ThreadRunner(AwayRunner):
+cdef class ThreadRunner(OffLoopRunner):
     """Runs handlers in threads.
 
-    :param call_soon, turn: as :class:`AwayRunner` has them.
+    :param call_soon, turn: as :class:`OffLoopRunner` has them.
     :param most: most threads that may have work at a time.
     """
 
-    def __init__(self, call_soon, Turn turn not None, int most=MOST_THREADS):
-        AwayRunner.__init__(self, call_soon, turn)
+    def __init__(self, call_soon, LoopLock turn not None, int most=MOST_THREADS):
+        OffLoopRunner.__init__(self, call_soon, turn)
         share_arenas()
         self.most = most
         self.idle = []
@@ -122,10 +122,10 @@ cdef class ThreadRunner(AwayRunner):
         self.by_ident = {}
         self.trials = {}
 
-    cdef int hear(self, Handling handling) except -1:
+    cdef int hear(self, HandlerTask handling) except -1:
         if self.trials and handling.said != CALLS and handling.event is not None:
             self.judge(<HandlerThread>handling)
-        return AwayRunner.hear(self, handling)
+        return OffLoopRunner.hear(self, handling)
 
     cdef int judge(self, HandlerThread thread) except -1:
         cdef tuple which = (thread.event.instance.plugin.name, phase_name(thread.event.phase))
@@ -251,13 +251,13 @@ cdef class ThreadRunner(AwayRunner):
         PyThread_release_lock(thread.wake)
         return 0
 
-    cdef int answer(self, Handling handling) except -1:
+    cdef int answer(self, HandlerTask handling) except -1:
         PyThread_release_lock((<HandlerThread>handling).wake)
         return 0
 
     cdef object call(self, Event event, Function function, tuple args):
         cdef HandlerThread thread
-        cdef Told told
+        cdef CachedAnswer told
         cdef object found = self.by_ident.get(PyThread_get_thread_ident())
         if found is None or (<HandlerThread>found).event is not event:
             raise PDKError(
@@ -288,7 +288,7 @@ cdef class ThreadRunner(AwayRunner):
 
     cdef int abandon(self, Event event) except -1:
         if event.task is not None:
-            return AwayRunner.abandon(self, event)
+            return OffLoopRunner.abandon(self, event)
         try:
             self.waiting.remove(event)
         except ValueError:
@@ -324,7 +324,7 @@ cdef class ThreadRunner(AwayRunner):
         if thread is not None:
             self.idle.append(thread)
 
-    cdef int ended(self, Handling handling) except -1:
+    cdef int ended(self, HandlerTask handling) except -1:
         cdef HandlerThread thread = <HandlerThread>handling
         if thread.work is not None:
             self.work_done(thread)

@@ -25,33 +25,33 @@ cdef class Channel(Watched):
     cdef int heard(self, Message kind, uint32_t number, bytes data, list fds) except -1
 
 
-cdef class Passed(Watched):
-    cdef Switchboard board
+cdef class SharedConnection(Watched):
+    cdef ConnectionBroker board
     cdef uint32_t number
-    cdef Line line                # None: no worker has it
+    cdef WorkerChannel line                # None: no worker has it
 
 
-cdef class Line(Channel):
-    cdef Switchboard board
+cdef class WorkerChannel(Channel):
+    cdef ConnectionBroker board
     cdef readonly int desk
     cdef set connections
 
 
-cdef class Switchboard:
+cdef class ConnectionBroker:
     cdef Journal journal
-    cdef dict passed              # Passed by the number of its slot
+    cdef dict passed              # SharedConnection by the number of its slot
     cdef list lines
-    cdef list waiting             # Passed for which there is no worker
+    cdef list waiting             # SharedConnection for which there is no worker
 
-    cdef Line least_loaded(self)
-    cdef int place(self, Passed one, bytes replayed) except -1
-
-
-cdef class Acceptor(Listener):
-    cdef Switchboard board
+    cdef WorkerChannel least_loaded(self)
+    cdef int place(self, SharedConnection one, bytes replayed) except -1
 
 
-cdef class Intake(Channel):
+cdef class SharedListener(Listener):
+    cdef ConnectionBroker board
+
+
+cdef class SupervisorChannel(Channel):
     cdef Journal journal
     cdef int desk
     cdef Dispatcher dispatcher
@@ -63,5 +63,5 @@ cdef class Intake(Channel):
     cdef int take(self, uint32_t number, int fd, bytes replayed) except -1
 
 
-cdef class IntakeHolder(Holder):
-    cdef Intake intake
+cdef class SupervisorChannelHolder(Holder):
+    cdef SupervisorChannel intake

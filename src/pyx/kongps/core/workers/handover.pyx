@@ -18,7 +18,7 @@ from posix.unistd cimport close as close_fd
 
 from kongps.core.connection cimport Connection
 from kongps.core.workers.journal cimport (
-    NO_SLOT, NOT_KNOWN, NOTHING, REPLAYED_SIZE, SPEAKS_MSGPACK, Desk, Journal, Slot,
+    NO_SLOT, NOT_KNOWN, NOTHING, REPLAYED_SIZE, SPEAKS_MSGPACK, ReceiveArea, Journal, Slot,
 )
 from kongps.core.io.loop cimport Loop
 from kongps.core.wire.msgpack cimport Scanner, scan, scanner_reset
@@ -246,7 +246,7 @@ cdef class Channel(Watched):
 # --- the supervisor's side ----------------------------------------------------------------------
 
 
-cdef class Passed(Watched):
+cdef class SharedConnection(Watched):
     """A connection that a worker has, as the supervisor keeps it."""
 
     cdef int ready(self, unsigned int events) except -1:
@@ -265,14 +265,14 @@ cdef class Passed(Watched):
         return self.board.journal.give(self.number)
 
 
-cdef class Line(Channel):
+cdef class WorkerChannel(Channel):
     """The supervisor's end of the line to one worker.
 
     :param board: what gives it connections.
     :param desk: which desk of the journal the worker has.
     """
 
-    def __init__(self, Switchboard board not None, int desk, talk, ended):
+    def __init__(self, ConnectionBroker board not None, int desk, talk, ended):
         Channel.__init__(self, talk, ended)
         self.board = board
         self.desk = desk
@@ -284,7 +284,7 @@ cdef class Line(Channel):
         return len(self.connections)
 
     cdef int heard(self, Message kind, uint32_t number, bytes data, list fds) except -1:
-        cdef Passed one
+        cdef SharedConnection one
         if kind != HANDED_BACK:
             return Channel.heard(self, kind, number, data, fds)
         one = self.board.passed.get(number)
@@ -294,7 +294,7 @@ cdef class Line(Channel):
         return 0
 
 
-cdef class Switchboard:
+cdef class ConnectionBroker:
     """Gives connections to workers.
 
     :param journal: where what they owe is noted.
@@ -311,31 +311,31 @@ cdef class Switchboard:
 
         :param listening: a ``socket.socket``, bound and listening.
         """
-        cdef Acceptor acceptor = Acceptor(listening, None)
+        cdef SharedListener acceptor = SharedListener(listening, None)
         acceptor.board = self
         loop.add(acceptor, listening.fileno(), EPOLLIN)
 
     def open(self, lines):
         """Has workers get connections from now on, those first that have waited."""
-        cdef Passed one
-        cdef Line line
+        cdef SharedConnection one
+        cdef WorkerChannel line
         for line in lines:
             self.lines.append(line)
         waiting, self.waiting = self.waiting, []
         for one in waiting:
             self.place(one, b"")
 
-    def close(self, Line line not None):
+    def close(self, WorkerChannel line not None):
         """Gives a worker no connections any more; those that it has stay."""
         if line in self.lines:
             self.lines.remove(line)
 
-    def bereave(self, Line line not None):
+    def bereave(self, WorkerChannel line not None):
         """Gives the connections of a worker that is dead to others.
 
         :returns: how many there were.
         """
-        cdef Passed one
+        cdef SharedConnection one
         cdef set left = line.connections
         cdef Slot* slot
         cdef bytes replayed
@@ -354,15 +354,15 @@ cdef class Switchboard:
         """How many connections there are."""
         return len(self.passed)
 
-    cdef Line least_loaded(self):
-        cdef Line best = None
-        cdef Line line
+    cdef WorkerChannel least_loaded(self):
+        cdef WorkerChannel best = None
+        cdef WorkerChannel line
         for line in self.lines:
             if best is None or len(line.connections) < len(best.connections):
                 best = line
         return best
 
-    cdef int place(self, Passed one, bytes replayed) except -1:
+    cdef int place(self, SharedConnection one, bytes replayed) except -1:
         cdef Slot* slot = self.journal.slot(one.number)
         one.line = self.least_loaded()
         if slot != NULL:
@@ -374,7 +374,7 @@ cdef class Switchboard:
         return one.line.say(CONNECTION, one.number, replayed, [one.fd], False)
 
 
-cdef bytes in_hand(Desk* desk, uint8_t protocol):
+cdef bytes in_hand(ReceiveArea* desk, uint8_t protocol):
     """The request that a worker had just received when it died; empty when that is not known.
 
     It may have died before it noted how much it received. What is not received is zero.
@@ -398,7 +398,7 @@ cdef bytes in_hand(Desk* desk, uint8_t protocol):
     return desk.data[:size]
 
 
-cdef class Acceptor(Listener):
+cdef class SharedListener(Listener):
     """A listening socket whose connections go to workers."""
 
     def take(self, int fd):
@@ -406,7 +406,7 @@ cdef class Acceptor(Listener):
 
         :param fd: its file descriptor, non-blocking.
         """
-        cdef Passed one = Passed()
+        cdef SharedConnection one = SharedConnection()
         one.board = self.board
         try:
             one.number = self.board.journal.take()
@@ -424,7 +424,7 @@ cdef class Acceptor(Listener):
 # --- a worker's side ----------------------------------------------------------------------------
 
 
-cdef class Intake(Channel):
+cdef class SupervisorChannel(Channel):
     """A worker's end of the line to the supervisor.
 
     :param journal: where it notes what it owes.
@@ -442,7 +442,7 @@ cdef class Intake(Channel):
         self.dispatcher = dispatcher
         self.unfinished = unfinished
         self.routes = routes
-        self.holder = IntakeHolder(self)
+        self.holder = SupervisorChannelHolder(self)
 
     def start(self, Loop loop not None, int fd):
         """Begins to listen; what comes for any connection is received where it can be found.
@@ -491,10 +491,10 @@ cdef class Intake(Channel):
         return 0
 
 
-cdef class IntakeHolder(Holder):
+cdef class SupervisorChannelHolder(Holder):
     """Hands connections back to the supervisor."""
 
-    def __init__(self, Intake intake not None):
+    def __init__(self, SupervisorChannel intake not None):
         self.intake = intake
 
     cdef int hand_back(self, Connection connection) except -1:

@@ -35,7 +35,7 @@ cdef struct Slot:
     uint8_t unread          # a message has come in part
     uint8_t unsent          # an answer has gone in part
 
-cdef struct Desk:
+cdef struct ReceiveArea:
     # Where a worker receives: what it had in hand when it died is found here.
     int64_t size
     char[1] data
@@ -51,6 +51,6 @@ cdef class Journal:
     cdef list leaving             # numbers of slots that a worker has not let go of
 
     cdef Slot* slot(self, uint32_t number) noexcept
-    cdef Desk* desk(self, int number) noexcept
+    cdef ReceiveArea* desk(self, int number) noexcept
     cdef uint32_t take(self) except? 4294967295
     cdef int give(self, uint32_t number) except -1

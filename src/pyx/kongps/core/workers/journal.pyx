@@ -24,7 +24,7 @@ cdef extern from "<sys/mman.h>" nogil:
 cdef enum:
     DESK_SIZE = 266240   # RECEIVE_SIZE and a page
 
-assert sizeof(Slot) <= SLOT_SIZE and RECEIVE_SIZE + sizeof(Desk) <= DESK_SIZE
+assert sizeof(Slot) <= SLOT_SIZE and RECEIVE_SIZE + sizeof(ReceiveArea) <= DESK_SIZE
 
 
 cdef class Journal:
@@ -58,8 +58,8 @@ cdef class Journal:
             return NULL
         return <Slot*>(self.memory + <size_t>number * SLOT_SIZE)
 
-    cdef Desk* desk(self, int number) noexcept:
-        return <Desk*>(
+    cdef ReceiveArea* desk(self, int number) noexcept:
+        return <ReceiveArea*>(
             self.memory + <size_t>self.capacity * SLOT_SIZE + <size_t>number * DESK_SIZE
         )
 

@@ -11,7 +11,7 @@ from cpython.pythread cimport (
 )
 
 
-cdef class Turn:
+cdef class LoopLock:
     """The right to act for a loop."""
 
     def __init__(self):

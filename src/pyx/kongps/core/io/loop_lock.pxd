@@ -3,7 +3,7 @@
 from cpython.pythread cimport PyThread_type_lock
 
 
-cdef class Turn:
+cdef class LoopLock:
     cdef PyThread_type_lock lock
     cdef bint shared              # others than the loop's thread may take it
     cdef bint taken_by_loop

@@ -1,2 +1,2 @@
-class Turn:
+class LoopLock:
     def share(self) -> None: ...
