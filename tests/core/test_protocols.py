@@ -15,11 +15,11 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_plugins import plugin_of
 from wire import (
     Asked,
     Direct,
     DirectProtobuf,
-    OneHandler,
     Process,
     ProtobufSocket,
     Socket,
@@ -189,7 +189,7 @@ def test_either_protocol_may_come_byte_by_byte(kind: Any) -> None:
     seen = []
     dispatcher.add_instance(
         Instance(
-            1, OneHandler(), {}, 0.0, {"access": lambda kong: seen.append(kong.request.get_path())}
+            1, plugin_of(), {}, 0.0, {"access": lambda kong: seen.append(kong.request.get_path())}
         )
     )
     wire = kind(dispatcher)
@@ -495,8 +495,7 @@ def rounds_of(
 
     :return: what the server asked for in each of its writes; None for the event's end.
     """
-    plugin = OneHandler()
-    plugin.pipelined = pipelined
+    plugin = plugin_of(pipelined=pipelined)
     dispatcher = Dispatcher(InlineRunner())
     dispatcher.add_instance(Instance(1, plugin, {}, 0.0, {"access": handler}))
     loop = Loop()

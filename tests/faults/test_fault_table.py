@@ -25,11 +25,11 @@ from typing import Any, Callable
 import msgpack
 import pytest
 from paths import TESTS
+from made_plugins import plugin_of
 from wire import (
     Asked,
     Direct,
     DirectProtobuf,
-    OneHandler,
     ProtobufSocket,
     RPCError,
     Socket,
@@ -130,7 +130,7 @@ class Gateway:
         self, handler: Callable[[Any], Any] | None, *phases: str, id: int = 1, failure: str = ""
     ) -> int:
         handlers = dict.fromkeys(phases or ("access",), handler) if handler else {}
-        self.dispatcher.add_instance(Instance(id, OneHandler(), {}, 0.0, handlers, failure or None))
+        self.dispatcher.add_instance(Instance(id, plugin_of(), {}, 0.0, handlers, failure or None))
         return id
 
     def event(

@@ -39,9 +39,9 @@ def write(directory: Path, name: str, text: str) -> None:
 
 
 def add(dispatcher: Dispatcher, id: int, handler: Callable[[Any], Any]) -> None:
-    from wire import OneHandler
+    from made_plugins import plugin_of
 
-    dispatcher.add_instance(Instance(id, OneHandler(), {}, 0.0, {"access": handler}))
+    dispatcher.add_instance(Instance(id, plugin_of(), {}, 0.0, {"access": handler}))
 
 
 # --- greenlets ---------------------------------------------------------------------------------

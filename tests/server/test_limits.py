@@ -11,7 +11,8 @@ from typing import Any
 
 import msgpack
 import pytest
-from wire import Direct, DirectProtobuf, OneHandler, dispatcher_with, run, serving
+from made_plugins import plugin_of
+from wire import Direct, DirectProtobuf, dispatcher_with, run, serving
 
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.runners.inline import InlineRunner
@@ -166,7 +167,7 @@ def test_a_limit_is_a_whole_number(flag: str) -> None:
 
 def test_a_lookup_that_fails_is_an_instance_that_is_not_there() -> None:
     served = Dispatcher(InlineRunner())
-    found: Any = Instance(7, OneHandler(), {}, 0.0, {"access": lambda kong: None})
+    found: Any = Instance(7, plugin_of(), {}, 0.0, {"access": lambda kong: None})
 
     def find(id: int) -> Any:
         if id == 7:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, Callable
 
 import msgpack
+from made_plugins import plugin_of
 from wire import DirectProtobuf, frame
 
 from kongps.core.dispatch.dispatcher import HandlerExit, Instance
@@ -71,8 +71,7 @@ def run(
             raise
 
     dispatcher = make_dispatcher({})
-    plugin: Any = SimpleNamespace(name="survey", kong=kong)
-    dispatcher.add_instance(Instance(7, plugin, {}, 0.0, {phase: handle}))
+    dispatcher.add_instance(Instance(7, plugin_of(kong=kong), {}, 0.0, {phase: handle}))
     session = Session(dispatcher)
     unpacker = msgpack.Unpacker(
         raw=False, strict_map_key=False, unicode_errors="surrogateescape", use_list=True
@@ -124,8 +123,7 @@ def run_protobuf(
             raise
 
     dispatcher = make_dispatcher({})
-    plugin: Any = SimpleNamespace(name="survey", kong=kong)
-    dispatcher.add_instance(Instance(7, plugin, {}, 0.0, {phase: handle}))
+    dispatcher.add_instance(Instance(7, plugin_of(kong=kong), {}, 0.0, {phase: handle}))
     wire = DirectProtobuf(dispatcher)
     wire.begin(7, phase)
     replies = iter(answers)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
+from made_plugins import complete
 from recordings import CAPTURES
 from wire import frame, split_frames
 
@@ -18,7 +19,7 @@ from kongps.core.wire.msgpack import UnpackError
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.tables import MESSAGES, RPCS
 from kongps.errors import PDKError
-from kongps.pdk import Kong
+from kongps.plugins.plugin import Plugin
 from kongps.pdk.asked_once import ASKED_ONCE
 from kongps.server.server import make_dispatcher
 
@@ -285,21 +286,14 @@ class ProtobufRecording:
 # --- replaying it --------------------------------------------------------------------------------
 
 
-class ProtobufReplayedPlugin:
+class ProtobufReplayedPlugin(Plugin):
     """A plugin that does what the recorded one did, event by event, and notes what it saw."""
 
-    name = "replayed"
-    kong = Kong
-    modified = loaded = 0.0
-
     def __init__(self, events: list[Exchange], pipelined: bool) -> None:
+        complete(self, "replayed", pipelined=pipelined)
         self.events = deque(events)
-        self.pipelined = pipelined
         self.seen: list[tuple[RecordedCall, Any]] = []
         self.refused: list[tuple[RecordedCall, Exception]] = []
-
-    def info(self) -> dict[str, Any]:
-        return {"Name": self.name, "Phases": [], "Version": "1", "Priority": 0, "Schema": {}}
 
     def new(self, config: dict[str, Any]) -> dict[str, Callable[[Any], None]]:
         phases = ("certificate", "rewrite", "access", "response", "preread", "log")

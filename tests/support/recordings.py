@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 import msgpack
+from made_plugins import complete
 from paths import DATA
 
 from kongps.core.session import Session
 from kongps.core.wire.function import registered
-from kongps.pdk import Kong
+from kongps.plugins.plugin import Plugin
 from kongps.pdk.asked_once import ASKED_ONCE
 from kongps.server.server import make_dispatcher
 
@@ -202,20 +203,14 @@ class Recording:
                 open_scripts[result["EventId"]] = script
 
 
-class ReplayedPlugin:
+class ReplayedPlugin(Plugin):
     """A plugin that does what the recorded one did, event by event, and notes what it saw."""
 
-    name = "replayed"
-    kong = Kong
-    modified = loaded = 0.0
-
     def __init__(self, scripts: list[Script]) -> None:
+        complete(self, "replayed")
         self.scripts = deque(scripts)
         self.seen: list[tuple[PDKCall, Any]] = []
         self.refused: list[tuple[PDKCall, Exception]] = []
-
-    def info(self) -> dict[str, Any]:
-        return {"Name": self.name, "Phases": [], "Version": "1", "Priority": 0, "Schema": {}}
 
     def new(self, config: dict[str, Any]) -> dict[str, Callable[[Any], None]]:
         phases = ("certificate", "rewrite", "access", "response", "preread", "log")

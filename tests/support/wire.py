@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 import msgpack
+from made_plugins import plugin_of
 from paths import SRC
 
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.session import Session
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.tables import RPCS
-from kongps.pdk import Kong
 
 
 class RPCError(Exception):
@@ -274,21 +274,11 @@ class ProtobufSocket(ProtobufWire):
         self.socket.close()
 
 
-class OneHandler:
-    """The least that dispatch asks of a plugin."""
-
-    kong = Kong
-    pipelined = True
-
-    def __init__(self, name: str = "one") -> None:
-        self.name = name
-
-
 def dispatcher_with(
     dispatcher: Dispatcher, handler: Callable[[Any], Any], phase: str = "access", id: int = 1
 ) -> Direct:
     """Gives `dispatcher` an instance with one handler, and a connection to it."""
-    dispatcher.add_instance(Instance(id, OneHandler(), {}, 0.0, {phase: handler}))
+    dispatcher.add_instance(Instance(id, plugin_of(), {}, 0.0, {phase: handler}))
     return Direct(dispatcher)
 
 
@@ -300,8 +290,7 @@ def protobuf_with(
     pipelined: bool = True,
 ) -> DirectProtobuf:
     """The same with a connection that speaks ProtoBuf:1."""
-    plugin = OneHandler()
-    plugin.pipelined = pipelined
+    plugin = plugin_of(pipelined=pipelined)
     dispatcher.add_instance(Instance(id, plugin, {}, 0.0, {phase: handler}))
     return DirectProtobuf(dispatcher)
 

@@ -24,7 +24,7 @@ from kongps.core.runners.native import NativeHandler
 from kongps.errors import ConfigError, NativeError, PluginError
 from kongps.pdk import functions as _functions  # noqa: F401  (registers the table of functions)
 from kongps.phases import PHASE_NAMES
-from kongps.plugins.plugin import Plugin
+from kongps.plugins.plugin import Placed, Plugin, bare_pdk
 from kongps.plugins.schema import SchemaError, own_schema
 
 __all__ = ["CDEF", "load"]
@@ -82,7 +82,8 @@ def load(name: str, path: str) -> Plugin:
         schema=schema,
         make=make,
         handlers={phase: phase for phase in phases},
-        pdk="native",
+        pdk=bare_pdk,
+        place=lambda: Placed("inline", "it is a native plugin"),
         path=path,
         modified=os.stat(path).st_mtime,
     )

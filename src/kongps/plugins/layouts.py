@@ -28,14 +28,21 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
-from kongps.data import Data
 from kongps.errors import PluginError
 from kongps.phases import PHASE_NAMES
 from kongps.plugins.config import Record, UnsupportedType, read_structure
 from kongps.plugins.config.structures import has_fields, is_dataclass, is_struct
-from kongps.plugins.plugin import HOOKS, Plugin
+from kongps.plugins.plugin import (
+    HOOKS,
+    Placed,
+    Plugin,
+    lua_style_pdk,
+    python_style_pdk,
+    typed_pdk,
+)
+from kongps.plugins.runs_in import place
 from kongps.plugins.schema import SchemaError, assemble, own_schema
 from kongps.settings import ON_ERROR
 
@@ -60,7 +67,7 @@ EXPECTED = (
 )
 
 
-class Source(Data):
+class Source(NamedTuple):
     """Where a plugin is read from.
 
     :ivar name: the plugin's name.
@@ -177,7 +184,7 @@ def _is_made_with_config(cls: Any) -> bool:
     return not has_fields(cls) and (takes.named > 1 or (takes.named == 1 and takes.further))
 
 
-class _Arguments(Data):
+class _Arguments(NamedTuple):
     """The arguments by position that a function takes.
 
     :ivar needed: how many have no default.
@@ -415,19 +422,15 @@ def _config_plugin(source: Source, cls: type, *, lua_style: bool) -> Plugin:
         schema = own_schema(source.name, () if written is None else written)
     except SchemaError as error:
         raise source.error(str(error)) from None
-    return Plugin(
-        source.name,
-        version=_version(source, _attribute(source, cls, ("version", "Version")), strict=False),
-        priority=_priority(source, _attribute(source, cls, ("priority", "Priority"))),
+    return _plugin(
+        source,
+        cls,
+        (),
         schema=schema,
         make=make,
         handlers=handlers,
-        pdk="lua-style" if lua_style else "python-style",
-        pipelined=_pipelined(source, _attribute(source, cls, ("pipelining",))),
-        on_error=_on_error(source, _attribute(source, cls, ("on_error",))),
-        blocking=_blocking(source, _attribute(source, cls, ("blocking",))),
-        path=source.path,
-        modified=source.modified,
+        coroutines=frozenset(),
+        pdk=lua_style_pdk if lua_style else python_style_pdk,
     )
 
 
@@ -455,19 +458,59 @@ def _structure_plugin(
             return record.fill(new(), config, "config")
         return record.decode(config, "config")
 
-    return Plugin(
-        source.name,
-        version=_version(
-            source, _attribute(source, cls, ("version", "Version"), names), strict=True
-        ),
-        priority=_priority(source, _attribute(source, cls, ("priority", "Priority"), names)),
+    return _plugin(
+        source,
+        cls,
+        names,
         schema=schema,
         make=make,
         handlers=handlers,
-        pipelined=_pipelined(source, _attribute(source, cls, ("pipelining",), names)),
-        on_error=_on_error(source, _attribute(source, cls, ("on_error",), names)),
-        blocking=_blocking(source, _attribute(source, cls, ("blocking",), names)),
         coroutines=_coroutines(cls, handlers),
+        pdk=typed_pdk,
+    )
+
+
+def _plugin(
+    source: Source,
+    cls: Any,
+    fields: Iterable[str],
+    *,
+    schema: dict[str, Any],
+    make: Callable[[dict[str, Any]], Any],
+    handlers: dict[str, str],
+    coroutines: frozenset[str],
+    pdk: Callable[[], Any],
+) -> Plugin:
+    """The plugin, with what the attributes of its class or module say."""
+
+    def attribute(*names: str) -> Any:
+        return _attribute(source, cls, names, fields)
+
+    blocking = _blocking(source, attribute("blocking"))
+
+    def placed() -> Placed:
+        return place(
+            source.path,
+            source.module,
+            phases=handlers,
+            coroutines=coroutines,
+            blocking=blocking,
+            made_for_threads=pdk is not typed_pdk,
+        )
+
+    return Plugin(
+        source.name,
+        version=_version(source, attribute("version", "Version"), strict=pdk is typed_pdk),
+        priority=_priority(source, attribute("priority", "Priority")),
+        schema=schema,
+        make=make,
+        handlers=handlers,
+        pdk=pdk,
+        place=placed,
+        pipelined=_pipelined(source, attribute("pipelining")),
+        on_error=_on_error(source, attribute("on_error")),
+        blocking=blocking,
+        coroutines=coroutines,
         path=source.path,
         modified=source.modified,
     )

@@ -18,10 +18,9 @@ import sys
 import types
 from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES, FileFinder
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 from kongps.compiled import load as compiled
-from kongps.data import Data
 from kongps.errors import PluginError, PluginNameError, ServerError
 from kongps.kong_pdk import shim as kong_pdk_shim
 from kongps.plugins.layouts import Source, find
@@ -97,7 +96,7 @@ def check_name(name: object) -> str:
 # Files
 
 
-class _File(Data):
+class _File(NamedTuple):
     """A file, or a package directory, that may be a plugin."""
 
     name: str
@@ -121,7 +120,7 @@ def _plugin_files(entry: os.DirEntry[str]) -> Iterator[_File]:
             for init in sorted(os.listdir(entry.path)):
                 found = _module_file(init, os.path.join(entry.path, init))
                 if found is not None and found.name == "__init__":
-                    yield found.replace(name=entry.name, package=True)
+                    yield found._replace(name=entry.name, package=True)
         return
     found = _module_file(entry.name, entry.path)
     if found is not None:
@@ -178,7 +177,7 @@ def _checked(name: str, files: list[_File]) -> _File:
     if file.compiled:
         native = compat.check_object(name, path) == "native"
         compat.check_source(name, path)
-    return file.replace(native=native)
+    return file._replace(native=native)
 
 
 def _check_modules(name: str, directory: str) -> None:
@@ -198,7 +197,7 @@ def _check_modules(name: str, directory: str) -> None:
                     compat.check_object(name, each.path)
 
 
-class Examined(Data):
+class Examined(NamedTuple):
     """A plugin's files, looked at without loading the plugin.
 
     :ivar path: the file that would be loaded; the first one when there is an error.

@@ -1,60 +1,77 @@
-"""A loaded plugin: the seam between what a plugin's author wrote and what the server runs."""
+"""A loaded plugin: all that the server knows of what a plugin's author wrote."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Optional
 
+from kongps.errors import KongpsError
 from kongps.phases import PHASE_NAMES
 
 if TYPE_CHECKING:
     from kongps.core.dispatch.dispatcher import Namespace
 
-__all__ = ["PDK_CLASSES", "Plugin"]
+__all__ = [
+    "HOOKS",
+    "Placed",
+    "Plugin",
+    "bare_pdk",
+    "lua_style_pdk",
+    "missing_plugin",
+    "python_style_pdk",
+    "typed_pdk",
+]
+
+# What a handler gets as its argument, by the way its plugin was written. Imported when the first
+# instance starts: `kongps dump` needs none of them.
 
 
-def _typed_pdk() -> type[Namespace]:
+def typed_pdk() -> type[Namespace]:
+    """The typed PDK, for plugins with a structure."""
     from kongps.pdk import Kong
 
     return Kong
 
 
-def _lua_style_pdk() -> type[Namespace]:
+def lua_style_pdk() -> type[Namespace]:
+    """Any name after ``kong.``, with ``(value, err)``: kong-python-pdk's layout."""
     from kongps.kong_pdk.pdk import LuaStyleKong
 
     return LuaStyleKong
 
 
-def _python_style_pdk() -> type[Namespace]:
+def python_style_pdk() -> type[Namespace]:
+    """Any name after ``kong.``, with exceptions: that layout with ``--no-lua-style``."""
     from kongps.kong_pdk.pdk import PlainKong
 
     return PlainKong
 
 
-def _bare_pdk() -> type[Namespace]:
+def bare_pdk() -> type[Namespace]:
+    """No more than the event: native plugins name PDK functions themselves."""
     from kongps.core.dispatch.dispatcher import Namespace
 
     return Namespace
-
-
-# What a handler gets, by the way its plugin was written: the typed PDK; or, for plugins of
-# kong-python-pdk's layout, any name after `kong.`, with (value, err) or with exceptions; for native
-# ones no more than the event, since they name PDK functions themselves.
-PDK_CLASSES: dict[str, Callable[[], type[Namespace]]] = {
-    "typed": _typed_pdk,
-    "lua-style": _lua_style_pdk,
-    "python-style": _python_style_pdk,
-    "native": _bare_pdk,
-}
 
 
 # What is called once for each object: by which names a plugin has it.
 HOOKS = {"start": ("start", "Start"), "close": ("close", "Close")}
 
 
+class Placed(NamedTuple):
+    """Where the handlers of a plugin run, and why.
+
+    :ivar runs_in: ``inline``, ``threads`` or ``asyncio``.
+    :ivar reason: a clause that follows the plugin's name: ``it imports threading (line 3)``.
+    """
+
+    runs_in: str
+    reason: str
+
+
 class Plugin:
-    """A plugin, whichever way it was written.
+    """A plugin, whichever way it was written. The loader makes it complete; nothing is added.
 
     :ivar name: its name in Kong.
     :ivar version: such as ``1.0.0``; Kong from 3.0 on wants up to three numbers.
@@ -63,8 +80,9 @@ class Plugin:
     :ivar schema: the whole schema, ``{"name": …, "fields": […]}``, JSON values only.
     :ivar pipelined: whether PDK calls without a result need not be waited for, over ProtoBuf:1.
     :ivar on_error: what becomes of a request whose handler failed: ``open`` lets it through,
-        ``closed`` ends it with a 500, None is as the server is told.
-    :ivar blocking: whether its handlers block and run in threads; None: as it turns out.
+        ``closed`` ends it with a 500, None: as the server's setting says.
+    :ivar blocking: what the plugin's attribute of that name says: True for threads, False for
+        inline, None when there is none.
     :ivar coroutines: its phases whose handlers are ``async def``, and ``start`` and ``close`` if
         they are.
     :ivar made_for_threads: whether it was written for a server that runs handlers in threads.
@@ -74,27 +92,10 @@ class Plugin:
 
     :param make: makes the plugin's object from a configuration.
     :param handlers: the names of the object's handlers, by phase.
-    :param pdk: which of ``PDK_CLASSES`` its handlers get.
+    :param pdk: gives the class of what its handlers get.
+    :param place: decides where its handlers run, see :mod:`kongps.plugins.runs_in`. Called when
+        that is first needed, which ``kongps dump`` never does.
     """
-
-    __slots__ = (
-        "_handlers",
-        "_make",
-        "_pdk",
-        "blocking",
-        "coroutines",
-        "loaded",
-        "made_for_threads",
-        "modified",
-        "name",
-        "on_error",
-        "path",
-        "phases",
-        "pipelined",
-        "priority",
-        "schema",
-        "version",
-    )
 
     def __init__(
         self,
@@ -105,7 +106,8 @@ class Plugin:
         schema: dict[str, Any],
         make: Callable[[dict[str, Any]], Any],
         handlers: Mapping[str, str],
-        pdk: str = "typed",
+        pdk: Callable[[], type[Namespace]],
+        place: Callable[[], Placed],
         pipelined: bool = True,
         on_error: Optional[str] = None,
         blocking: Optional[bool] = None,
@@ -118,17 +120,19 @@ class Plugin:
         self.priority = priority
         self.schema = schema
         self.phases = tuple(phase for phase in PHASE_NAMES if phase in handlers)
+        self.pipelined = pipelined
+        self.on_error = on_error
+        self.blocking = blocking
+        self.coroutines = coroutines
+        self.made_for_threads = pdk in (lua_style_pdk, python_style_pdk)
         self.path = path
         self.modified = modified
         self.loaded = time.time()
         self._make = make
         self._handlers = dict(handlers)
         self._pdk = pdk
-        self.pipelined = pipelined
-        self.on_error = on_error
-        self.blocking = blocking
-        self.coroutines = coroutines
-        self.made_for_threads = pdk in ("lua-style", "python-style")
+        self._place = place
+        self._placed: Optional[Placed] = None
 
     def __repr__(self) -> str:
         return f"<Plugin {self.name} {self.version} ({', '.join(self.phases)})>"
@@ -136,7 +140,7 @@ class Plugin:
     @property
     def kong(self) -> type[Namespace]:
         """The class of what a handler gets as its argument."""
-        return PDK_CLASSES[self._pdk]()
+        return self._pdk()
 
     @property
     def async_kong(self) -> type[Namespace]:
@@ -144,6 +148,37 @@ class Plugin:
         from kongps.pdk.aio import AsyncKong
 
         return AsyncKong
+
+    @property
+    def placed(self) -> Placed:
+        """Where its handlers run, and why, as decided once for the plugin."""
+        if self._placed is None:
+            self._placed = self._place()
+        return self._placed
+
+    @property
+    def runs_in(self) -> str:
+        """Where its plain handlers run: ``inline`` or ``threads``; ``asyncio`` if it has none."""
+        return self.placed.runs_in
+
+    @property
+    def runs_in_reason(self) -> str:
+        """Why, in a clause that follows the plugin's name: ``it imports threading (line 3)``."""
+        return self.placed.reason
+
+    def where(self, what: str) -> str:
+        """Where one of its functions runs: ``inline``, ``threads`` or ``asyncio``.
+
+        :param what: a phase, or ``start`` or ``close``.
+        """
+        return "asyncio" if what in self.coroutines else self.runs_in
+
+    def describe_where(self) -> str:
+        """Where its handlers run and why, in a line for the log and ``kongps doctor``."""
+        places = {"inline": "inline", "threads": "in threads", "asyncio": "under asyncio"}
+        text = f"its handlers run {places[self.runs_in]}: {self.runs_in_reason}"
+        apart = [phase for phase in self.phases if self.where(phase) != self.runs_in]
+        return f"{text}; {', '.join(apart)} under asyncio: async def" if apart else text
 
     def new(self, config: dict[str, Any]) -> dict[str, Callable[..., Any]]:
         """Makes an object of the plugin for one configuration.
@@ -171,6 +206,27 @@ class Plugin:
             "Priority": self.priority,
             "Schema": self.schema,
         }
+
+
+def missing_plugin(name: str) -> Plugin:
+    """The plugin of an instance whose plugin this server does not have: no handlers, no objects.
+
+    :param name: the name by which Kong asked for it.
+    """
+
+    def make(config: dict[str, Any]) -> NoReturn:
+        raise KongpsError(f"there is no plugin {name!r} on this server")
+
+    return Plugin(
+        name,
+        version="",
+        priority=0,
+        schema={},
+        make=make,
+        handlers={},
+        pdk=bare_pdk,
+        place=lambda: Placed("inline", "it has no handlers"),
+    )
 
 
 def _method(made: object, names: tuple[str, ...]) -> Optional[Callable[[], Any]]:

@@ -22,6 +22,7 @@ from kongps.core.report import report
 from kongps.core.wire.msgpack import PackError, packb
 from kongps.errors import ConfigError, KongpsError
 from kongps.plugins.loader import shown_name, valid_name
+from kongps.plugins.plugin import missing_plugin
 from kongps.server.placement import CLOSE, START, Handlers
 from kongps.settings import MAX_INSTANCES
 
@@ -201,7 +202,7 @@ class Methods:
         failure: str | None = None
         raised: BaseException | None = None
         runners: dict[str, Runner] = {}
-        plugin: Any = self.plugins.get(name) or _MissingPlugin(name)
+        plugin = self.plugins.get(name) or missing_plugin(name)
         self._make_room()
         try:
             plugin = self._plugin(name)
@@ -444,7 +445,7 @@ class Methods:
         config: dict[str, Any] = {}
         with contextlib.suppress(ConfigError):
             config = _told(_decode_config(kept.config))
-        plugin = self.plugins.get(kept.plugin) or _MissingPlugin(kept.plugin)
+        plugin = self.plugins.get(kept.plugin) or missing_plugin(kept.plugin)
         return Instance(id, plugin, config, kept.started, {}, None)
 
     def _plugin(self, name: Any) -> Plugin:
@@ -465,13 +466,6 @@ class Methods:
                 self.dispatcher.instance(id)
             except KongpsError:
                 return id
-
-
-class _MissingPlugin:
-    """Stands in an instance for a plugin that is not there."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
 
 def _decode_config(text: Any) -> dict[str, Any]:

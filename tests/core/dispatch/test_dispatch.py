@@ -11,7 +11,8 @@ import weakref
 from typing import Any
 
 import pytest
-from wire import Direct, OneHandler, RPCError, dispatcher_with
+from made_plugins import plugin_of
+from wire import Direct, RPCError, dispatcher_with
 
 from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
 from kongps.core.runners.inline import InlineRunner
@@ -322,7 +323,7 @@ def test_a_phase_without_a_handler_is_an_error(dispatcher: Dispatcher) -> None:
 
 
 def test_an_instance_that_failed_to_start_fails_its_events(dispatcher: Dispatcher) -> None:
-    dispatcher.add_instance(Instance(5, OneHandler(), {}, 0.0, {}, "it did not start"))
+    dispatcher.add_instance(Instance(5, plugin_of(), {}, 0.0, {}, "it did not start"))
     wire = Direct(dispatcher)
     assert wire.event(5)["Data"] == UNEXPECTED
     with pytest.raises(RPCError, match="it did not start"):

@@ -10,9 +10,9 @@ from typing import Any, Callable
 
 import pytest
 from handler_modes import Client, failed, write
+from made_plugins import plugin_of
 from wire import (
     DirectProtobuf,
-    OneHandler,
     RPCError,
     dispatcher_with,
     protobuf_with,
@@ -49,8 +49,7 @@ def failing(
     phase: str = "access",
 ) -> None:
     """Gives it an instance 1 of a plugin that says what its failures end in."""
-    plugin: Any = OneHandler()
-    plugin.on_error = on_error
+    plugin = plugin_of(on_error=on_error)
     handlers = {} if handler is None else {phase: handler}
     failure = "it did not start" if handler is None else None
     dispatcher.add_instance(Instance(1, plugin, {}, 0.0, handlers, failure))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_plugins import plugin_of
 from wire import Asked, DirectProtobuf, frame, protobuf_with, split_frames
 
 from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
@@ -867,8 +868,7 @@ def test_a_phase_without_a_handler_and_a_failed_instance_never_close(
 ) -> None:
     wire = protobuf_with(dispatcher, lambda kong: None)
     assert wire.event(1, "log") == []
-    plugin: Any = type("Failed", (), {"name": "failed", "kong": Kong})
-    dispatcher.add_instance(Instance(5, plugin, {}, 0.0, {}, "it did not start"))
+    dispatcher.add_instance(Instance(5, plugin_of(), {}, 0.0, {}, "it did not start"))
     assert wire.event(5, "log") == []
     assert not wire.session.closing
     wire.begin(5, "access")

@@ -88,10 +88,10 @@ cdef class Instance:
         self.config = config
         self.started = started
         self.failure = failure
-        self.pdk = getattr(plugin, "kong", None)
+        self.pdk = plugin.kong
         self.plain_pdk = is_plain(self.pdk)
-        self.pipelined = getattr(plugin, "pipelined", True)
-        self.on_error = getattr(plugin, "on_error", None)
+        self.pipelined = plugin.pipelined
+        self.on_error = plugin.on_error
         self.handlers = [handlers.get(name) for name in PHASE_NAMES]
         if runners:
             self.runners = [runners.get(name) for name in PHASE_NAMES]

@@ -363,7 +363,7 @@ cdef class AsyncRunner(OffLoopRunner):
         task = <Task?>event.task
         home = task.home
         event.task = None
-        path = getattr(event.instance.plugin, "path", "")
+        path = event.instance.plugin.path
         place = place_in(task.coroutine, home.thread.ident, path)
         self.cancel_soon(task)
         if getattr(task.coroutine, "cr_running", False) and self.home is home:

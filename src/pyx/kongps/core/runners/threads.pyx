@@ -173,7 +173,7 @@ cdef class ThreadRunner(OffLoopRunner):
                 what, path = thread.work[2:]
             elif thread.event is not None and thread.event.state == OVER:
                 what = thread.event.describe()
-                path = getattr(thread.event.instance.plugin, "path", "")
+                path = thread.event.instance.plugin.path
             else:
                 continue
             place = place_of(sys._current_frames().get(thread.thread.ident), path)
@@ -304,7 +304,7 @@ cdef class ThreadRunner(OffLoopRunner):
         event.task = None
         self.lose(thread)
         frame = sys._current_frames().get(thread.thread.ident)
-        return place_of(frame, getattr(event.instance.plugin, "path", ""))
+        return place_of(frame, event.instance.plugin.path)
 
     def lose(self, HandlerThread thread not None):
         """Counts a thread out that does not come back, and gives its place to another."""

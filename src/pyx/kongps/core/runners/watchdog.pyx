@@ -323,7 +323,7 @@ cdef class Watchdog:
 
     cdef int tell(self) except -1:
         cdef Event event = self.visits.event
-        cdef object path = "" if event is None else getattr(event.instance.plugin, "path", "")
+        cdef object path = "" if event is None else event.instance.plugin.path
         cdef object frame = sys._current_frames().get(self.visits.thread)
         self.visits.suspect = 0
         self.blocked(event, self.visits.hook, self.held(), place_of(frame, path))
