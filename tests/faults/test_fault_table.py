@@ -24,8 +24,8 @@ from typing import Any, Callable
 
 import msgpack
 import pytest
-from paths import TESTS
 from made_plugins import plugin_of
+from paths import TESTS
 from wire import (
     Asked,
     Direct,

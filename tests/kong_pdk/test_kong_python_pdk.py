@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -242,13 +244,31 @@ def test_an_installed_package_is_found_first(tmp_path: Path) -> None:
 
 
 def test_a_dedicated_server_is_started_with_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kongps.cli import run as embedded
-
     served: list[Plugin] = []
-    monkeypatch.setattr(embedded, "serve_dedicated", lambda plugin: served.append(plugin))
+
+    def serve(module: ModuleType) -> int:
+        served.append(from_object(module, name=module.__name__))
+        return 0
+
+    monkeypatch.setattr(kong_pdk_shim, "_serve", serve)
     schema = ({"message": {"type": "string"}},)
     kong_pdk_shim.start_dedicated_server("py-own", WithConfig, "0.1.0", 5, schema)
     (plugin,) = served
     assert (plugin.name, plugin.version, plugin.priority) == ("py-own", "0.1.0", 5)
     assert plugin.path == __file__
     assert json.loads(json.dumps(plugin.schema))["fields"][0]["config"]["fields"] == [*schema]
+
+
+def test_a_dedicated_server_needs_a_file_that_is_run(tmp_path: Path) -> None:
+    text = """
+        from kong_pdk.cli import start_dedicated_server
+
+        class Plugin:
+            def __init__(self, config): ...
+            def access(self, kong): ...
+
+        start_dedicated_server("unguarded", Plugin)
+    """
+    (tmp_path / "unguarded.py").write_text(textwrap.dedent(text))
+    with pytest.raises(PluginError, match=r"unguarded\.py:8: .* kongps run FILE"):
+        load_plugin(tmp_path, "unguarded")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from kongps.pdk import Kong
 from kongps.plugins.plugin import Placed, Plugin
@@ -23,26 +23,22 @@ def complete(
     name: str,
     *,
     kong: type[Any] = Kong,
-    pipelined: bool = True,
-    on_error: Optional[str] = None,
-    path: str = "",
     runs_in: str = "inline",
+    **fields: Any,
 ) -> None:
     """Makes a plugin complete, as its loader would.
 
     :param kong: the class of what handlers get.
+    :param fields: further arguments of ``Plugin``.
     """
-    Plugin.__init__(
-        plugin,
-        name,
-        version="1.0.0",
-        priority=0,
-        schema={},
-        make=dict,
-        handlers={},
-        pdk=lambda: kong,
-        place=lambda: Placed(runs_in, "the test says so"),
-        pipelined=pipelined,
-        on_error=on_error,
-        path=path,
-    )
+    whole: dict[str, Any] = {
+        "version": "1.0.0",
+        "priority": 0,
+        "schema": {},
+        "make": dict,
+        "handlers": {},
+        "pdk": lambda: kong,
+        "place": lambda: Placed(runs_in, "the test says so"),
+        **fields,
+    }
+    Plugin.__init__(plugin, name, **whole)

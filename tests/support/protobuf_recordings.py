@@ -19,8 +19,8 @@ from kongps.core.wire.msgpack import UnpackError
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.tables import MESSAGES, RPCS
 from kongps.errors import PDKError
-from kongps.plugins.plugin import Plugin
 from kongps.pdk.asked_once import ASKED_ONCE
+from kongps.plugins.plugin import Plugin
 from kongps.server.server import make_dispatcher
 
 COMMANDS_WITH_INSTANCE = (

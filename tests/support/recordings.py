@@ -16,8 +16,8 @@ from paths import DATA
 
 from kongps.core.session import Session
 from kongps.core.wire.function import registered
-from kongps.plugins.plugin import Plugin
 from kongps.pdk.asked_once import ASKED_ONCE
+from kongps.plugins.plugin import Plugin
 from kongps.server.server import make_dispatcher
 
 CAPTURES = DATA / "captures"

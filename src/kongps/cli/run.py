@@ -63,15 +63,17 @@ def serve_module(module: ModuleType, arguments: Sequence[str] | None = None) -> 
     return cli.guarded(serve)
 
 
-def serve_dedicated(plugin: Plugin, arguments: Sequence[str] | None = None) -> int:
-    """Serves one plugin as kong-python-pdk's ``start_dedicated_server`` does.
+def serve_dedicated(module: ModuleType) -> int:
+    """Serves the plugin of a module as kong-python-pdk's ``start_dedicated_server`` does.
 
-    :param plugin: the plugin.
-    :param arguments: the flags; those of the process by default.
+    :param module: the module, which has the plugin's name.
     :returns: the exit code.
     """
-    words = sys.argv[1:] if arguments is None else arguments
-    options = _parser(plugin.name, f"{plugin.name}.sock").parse_args(words)
+    from kongps.plugins.loader import from_object
+
+    name = module.__name__
+    options = _parser(name, f"{name}.sock").parse_args(sys.argv[1:])
+    plugin = from_object(module, name=name, lua_style=not options.no_lua_style)
     return _serve(plugin, options, "msgpack")
 
 
@@ -89,7 +91,7 @@ def run_file(path: str, arguments: Sequence[str]) -> int:
     reason = None if allowed else refused_file(path)
     if reason is not None:
         raise ServerError(reason)
-    kong_pdk_shim.install()
+    kong_pdk_shim.install(serve_dedicated)
     sys.argv = [path, *arguments]
     _served.clear()
     attributes = runpy.run_path(path, run_name="__main__")

@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Optional, TypeVar
 
-from kongps.errors import KongpsError, PDKError
+from kongps.errors import KongpsError, PDKError, PluginError
 
 __all__ = ["install", "start_dedicated_server"]
 
@@ -46,6 +46,12 @@ _NAMESPACES = (
 )
 
 
+Serve = Callable[[ModuleType], int]
+
+# What serves the plugin of a module; `kongps run` gives it, a plugin server does not.
+_serve: Optional[Serve] = None
+
+
 class PluginServerException(KongpsError):
     """The name of kong-python-pdk's exception for the server's own errors; never raised here."""
 
@@ -68,11 +74,15 @@ def start_dedicated_server(
 
     :param name: the plugin's name.
     :param plugin: its class, made with the configuration and having lower-case handlers.
-    :raises PluginError: when it is not such a class.
+    :raises PluginError: when it is not such a class, or the file is not run as a program.
     :raises ServerError: when the server cannot start.
     """
-    from kongps.plugins.loader import from_object
-
+    if _serve is None:
+        raise PluginError(
+            name,
+            "start_dedicated_server serves a file that is run as a program; call it under "
+            'if __name__ == "__main__": and start the file with kongps run FILE',
+        )
     module = ModuleType(name)
     vars(module).update(
         Plugin=plugin,
@@ -81,10 +91,7 @@ def start_dedicated_server(
         Schema=_schema,
         __file__=_file_of(plugin),
     )
-    from kongps.cli.run import serve_dedicated
-
-    lua_style = "--no-lua-style" not in sys.argv
-    code = serve_dedicated(from_object(module, name=name, lua_style=lua_style))
+    code = _serve(module)
     if code:
         sys.exit(code)
 
@@ -162,7 +169,14 @@ def _is_ours(parent: str) -> bool:
     return spec is not None and spec.loader is _Finder
 
 
-def install() -> None:
-    """Lets ``import kong_pdk…`` find the stand-in where nothing else is found."""
+def install(serve: Optional[Serve] = None) -> None:
+    """Lets ``import kong_pdk…`` find the stand-in where nothing else is found.
+
+    :param serve: what ``start_dedicated_server`` calls with a module whose plugin is to be served;
+        it returns the exit code.
+    """
+    global _serve
+    if serve is not None:
+        _serve = serve
     if _Finder not in sys.meta_path:
         sys.meta_path.append(_Finder)

@@ -28,34 +28,27 @@ __all__ = ["MODULES", "place"]
 # Modules, and functions of modules, by what a plugin that uses them does: each of these would hold
 # up every other request on the server's thread, or finds another request's data on its own.
 _USES = {
-    "threads or locks": (
-        "_thread", "concurrent.futures", "fcntl", "multiprocessing", "queue", "threading",
-    ),
+    "threads or locks": "_thread concurrent.futures fcntl multiprocessing queue threading",
     "an event loop of its own": (
-        "aiohttp", "anyio", "asyncio", "eventlet", "gevent", "selectors", "select", "tornado",
-        "trio", "twisted", "uvloop",
+        "aiohttp anyio asyncio eventlet gevent select selectors tornado trio twisted uvloop"
     ),
-    "objects that belong to one thread": ("sqlite3",),
-    "sleep": ("time.sleep",),
-    "other processes": (
-        "os.popen", "os.system", "os.wait", "os.waitpid", "pexpect", "sh", "subprocess",
-    ),
+    "objects that belong to one thread": "sqlite3",
+    "sleep": "time.sleep",
+    "other processes": "os.popen os.system os.wait os.waitpid pexpect sh subprocess",
     "the network": (
-        "ftplib", "http.client", "imaplib", "poplib", "smtplib", "socket", "socketserver", "ssl",
-        "telnetlib", "urllib.request", "xmlrpc.client", "dns", "grpc", "httplib2", "httpx",
-        "hvac", "ldap", "ldap3", "paramiko", "pycurl", "requests", "suds", "urllib3", "websocket",
-        "zeep", "zmq",
+        "dns ftplib grpc http.client httplib2 httpx hvac imaplib ldap ldap3 paramiko poplib pycurl "
+        "requests smtplib socket socketserver ssl suds telnetlib urllib.request urllib3 websocket "
+        "xmlrpc.client zeep zmq"
     ),
     "a database, a cache or a queue": (
-        "MySQLdb", "asyncpg", "boto3", "botocore", "cassandra", "clickhouse_driver",
-        "confluent_kafka", "consul", "cx_Oracle", "elasticsearch", "etcd3", "google.cloud",
-        "influxdb", "kafka", "kombu", "memcache", "mysql", "opensearchpy", "oracledb", "peewee",
-        "pika", "psycopg", "psycopg2", "pylibmc", "pymemcache", "pymongo", "pymssql", "pymysql",
-        "pyodbc", "redis", "snowflake", "sqlalchemy", "stomp", "valkey",
+        "MySQLdb asyncpg boto3 botocore cassandra clickhouse_driver confluent_kafka consul "
+        "cx_Oracle elasticsearch etcd3 google.cloud influxdb kafka kombu memcache mysql "
+        "opensearchpy oracledb peewee pika psycopg psycopg2 pylibmc pymemcache pymongo pymssql "
+        "pymysql pyodbc redis snowflake sqlalchemy stomp valkey"
     ),
-}  # fmt: skip
+}
 
-MODULES = {name: use for use, names in _USES.items() for name in names}
+MODULES = {name: use for use, names in _USES.items() for name in names.split()}
 
 
 class _Found(NamedTuple):
@@ -124,8 +117,10 @@ def _is_own(name: str, path: str, plugin: types.ModuleType) -> bool:
     if name.startswith(f"{plugin.__name__}."):
         return True
     file = getattr(sys.modules[name], "__file__", None)
-    if not path or not isinstance(file, str) or not {"site-packages", "dist-packages"}.isdisjoint(
-        file.split(os.sep)
+    if (
+        not path
+        or not isinstance(file, str)
+        or not {"site-packages", "dist-packages"}.isdisjoint(file.split(os.sep))
     ):
         return False
     directory = os.path.dirname(os.path.abspath(path))
@@ -180,9 +175,12 @@ class _Names:
             for each in node.names:
                 self._imported[each.asname or each.name] = f"{base}.{each.name}"
                 yield f"{base}.{each.name}", node.lineno
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id in self._imported:
-                yield f"{self._imported[node.value.id]}.{node.attr}", node.lineno
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in self._imported
+        ):
+            yield f"{self._imported[node.value.id]}.{node.attr}", node.lineno
         for child in children:
             yield from self.of(child)
 

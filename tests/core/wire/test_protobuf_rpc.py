@@ -26,7 +26,6 @@ from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.protobuf_rpc import ProtobufRPC
 from kongps.core.wire.tables import ADAPTED, RPCS
 from kongps.errors import PDKError, ProtocolError
-from kongps.pdk import Kong
 from kongps.server.server import make_dispatcher
 
 # Bytes of calls that are sent before an answer is waited for, and of a frame with a call of Kong.
@@ -243,9 +242,7 @@ def test_an_argument_that_cannot_be_carried_leaves_no_half_call() -> None:
 
 
 def test_all_six_commands_are_answered() -> None:
-    from kongps.plugins.plugin import Plugin
-
-    plugin = Plugin(
+    plugin = plugin_of(
         "hello", version="1.2.3", priority=9, schema={"name": "hello", "fields": []},
         make=lambda config: type("Made", (), {"access": lambda self, kong: None})(),
         handlers={"access": "access"},
