@@ -625,7 +625,7 @@ class Server:
         left = self._stop_at - time.monotonic()
         if self.dispatcher.live_events:
             replaced = os.path.exists(self.settings.socket)
-            self.loop.finishing = replaced or left < self.settings.shutdown_timeout / 2
+            self.loop.draining = replaced or left < self.settings.shutdown_timeout / 2
         else:
             self.loop.close_idle_streams()
         # Without a connection no event can go on: Kong has given it up.

@@ -180,8 +180,8 @@ class Worker(Server):
         left = self._stop_at - time.monotonic()
         # Kong goes on using the connections in its pool, until there is another server.
         replaced = os.path.exists(self.settings.socket)
-        self.loop.finishing = replaced or left < self.settings.shutdown_timeout / 2
-        if self.loop.finishing and not self.dispatcher.live_events:
+        self.loop.draining = replaced or left < self.settings.shutdown_timeout / 2
+        if self.loop.draining and not self.dispatcher.live_events:
             self.loop.close_idle_streams()
         if not self._drained and not self.dispatcher.live_events and not self.routes.outstanding:
             self._drained = True

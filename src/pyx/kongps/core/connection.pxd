@@ -33,7 +33,7 @@ cdef class Connection(Stream):
     cdef int take_over(self, bytes replayed, bint let_through) except -1
     cdef bint has_input(self) except -1
     cdef int count(self) except -1
-    cdef int sent(self) except -1
+    cdef int pump(self, double now) except -1
     cdef int refuse(self, object error) except -1
 
 

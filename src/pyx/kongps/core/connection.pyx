@@ -65,7 +65,7 @@ cdef class Connection(Stream):
         self.outbox = &self.nothing
         self.unfinished = unfinished
 
-    cdef int received(self, const char* data, size_t size) except -1:
+    cdef int received(self, const char* data, size_t size, double now) except -1:
         if self.slot != NULL:
             self.desk.size = <int64_t>size
         try:
@@ -78,7 +78,7 @@ cdef class Connection(Stream):
             return 0
         if self.outbox is &self.nothing:
             self.speak(self.session.protocol)
-        return self.sent()
+        return self.pump(now)
 
     cdef int speak(self, Protocol protocol) except -1:
         """The protocol is known."""
@@ -150,7 +150,9 @@ cdef class Connection(Stream):
             if slot.reading and not self.has_input():
                 if not replayed:
                     return self.close()
-                return self.received(PyBytes_AS_STRING(replayed), <size_t>len(replayed))
+                return self.received(
+                    PyBytes_AS_STRING(replayed), <size_t>len(replayed), self.loop.arrived
+                )
             return 0
         if slot.protocol == SPEAKS_PROTOBUF:
             protocol = ProtobufRPC()
@@ -190,7 +192,7 @@ cdef class Connection(Stream):
                 ALL_IGNORED
             ) and not (<ProtobufRPC>protocol).ending:
                 protocol.closing = True  # which frames are answers, nobody can tell
-        return self.sent()
+        return self.pump(self.loop.arrived)
 
     cdef bint has_input(self) except -1:
         cdef char[1] first
@@ -219,9 +221,9 @@ cdef class Connection(Stream):
         )
         return most.close()
 
-    cdef int sent(self) except -1:
+    cdef int pump(self, double now) except -1:
         cdef bint more = True
-        self.session.dispatcher.heard = self.loop.heard
+        self.session.dispatcher.heard = now
         try:
             while more and self.fd >= 0 and buffer_size(self.outbox) <= MOST_UNSENT:
                 more = self.session.carry_out(MOST_UNSENT)
@@ -231,7 +233,7 @@ cdef class Connection(Stream):
             return self.refuse(error)
         if self.session.protocol.closing and buffer_size(self.outbox) == 0:
             return self.close()
-        if self.loop.finishing:
+        if self.loop.draining:
             self.close_if_idle()
         elif self.holder is not None and self.is_idle():
             self.count()
@@ -265,8 +267,8 @@ cdef class ConnectionOutlet(Outlet):
 
     cdef int send(self) except -1:
         cdef Connection connection = self.connection
-        connection.flush()  # `sent` leaves an outbox with more than MOST_UNSENT to the loop
-        return connection.sent()
+        connection.flush()  # `pump` leaves an outbox with more than MOST_UNSENT to the loop
+        return connection.pump(connection.loop.arrived)
 
     cdef int push(self) except -1:
         cdef Connection connection = self.connection
@@ -277,7 +279,7 @@ cdef class ConnectionOutlet(Outlet):
         if (
             left
             or connection.session.protocol.closing
-            or connection.loop.finishing
+            or connection.loop.draining
             or connection.holder is not None
         ):
             connection.loop.call_soon_threadsafe(self.send_soon)
@@ -285,7 +287,7 @@ cdef class ConnectionOutlet(Outlet):
 
     def send_soon(self):
         """Does what is left to do on the loop's thread."""
-        self.connection.sent()
+        self.connection.pump(self.connection.loop.arrived)
 
 
 def serve(Loop loop not None, listening, Dispatcher dispatcher not None,

@@ -39,8 +39,8 @@ cdef class Stream(Watched):
     cdef bint shared              # other processes have it open: closing it says so to the peer
     cdef bint full                # what the peer sends is not read for now
 
-    cdef int received(self, const char* data, size_t size) except -1
-    cdef int sent(self) except -1
+    cdef int received(self, const char* data, size_t size, double now) except -1
+    cdef int pump(self, double now) except -1
     cdef int lost(self) except -1
     cdef int flush(self) except -1
     cdef bint busy(self) except -1
@@ -86,9 +86,9 @@ cdef class Loop:
     cdef Waker waker
     cdef bint asleep              # or about to be, having looked for calls
     cdef bint stopping
-    cdef double looked            # when it last woke, monotonic seconds,
-    cdef readonly double heard    # and since when what it found then may have been there
-    cdef public bint finishing            # a connection is closed when nothing is left to do on it
+    cdef double woke              # when it last woke, monotonic seconds,
+    cdef readonly double arrived  # and the earliest time at which what it found then can have come
+    cdef public bint draining             # a connection is closed when nothing is left to do on it
     cdef readonly Py_ssize_t streams      # connections that are open
     cdef readonly Py_ssize_t max_streams
 

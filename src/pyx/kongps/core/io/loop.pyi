@@ -15,7 +15,7 @@ class Timer:
     def cancel(self) -> None: ...
 
 class Loop:
-    finishing: bool
+    draining: bool
     on_loss: Callable[[], object]
     @property
     def wakeup_fd(self) -> int: ...

@@ -180,12 +180,12 @@ cdef int take_turn(Watched one, unsigned int events) except -1:
 cdef class Stream(Watched):
     """One accepted connection; a subclass says what its bytes mean and sets ``outbox``."""
 
-    cdef int received(self, const char* data, size_t size) except -1:
-        """Bytes have come. What answers them is to be flushed."""
+    cdef int received(self, const char* data, size_t size, double now) except -1:
+        """Takes bytes that came at `now`, monotonic seconds. What answers them is to be flushed."""
         raise NotImplementedError
 
-    cdef int sent(self) except -1:
-        """Some of what could not be sent before has been."""
+    cdef int pump(self, double now) except -1:
+        """Goes on with what waited until bytes were sent."""
         return 0
 
     cdef int lost(self) except -1:
@@ -196,7 +196,7 @@ cdef class Stream(Watched):
         cdef ssize_t size
         if events & EPOLLOUT:
             self.flush()
-            self.sent()
+            self.pump(self.loop.arrived)
             if self.ended and self.fd >= 0 and buffer_size(self.outbox) == 0:
                 return self.close()
         if self.fd >= 0 and events & (EPOLLIN | EPOLLHUP | EPOLLERR):
@@ -206,7 +206,7 @@ cdef class Stream(Watched):
                 return self.close() if events & EPOLLERR else 0
             size = recv(self.fd, self.loop.receive_buffer, RECEIVE_SIZE, 0)
             if size > 0:
-                self.received(self.loop.receive_buffer, <size_t>size)
+                self.received(self.loop.receive_buffer, <size_t>size, self.loop.arrived)
             elif size == 0 and buffer_size(self.outbox):
                 # The peer has said all it will; what it asked for is still to be sent.
                 self.ended = True
@@ -434,7 +434,7 @@ cdef class Loop:
 
     def __init__(self, Py_ssize_t max_streams=MAX_STREAMS):
         self.max_streams = max_streams
-        self.heard = coarse_monotonic()
+        self.arrived = coarse_monotonic()
         self.watched = {}
         self.listeners = set()
         self.closed_now = []
@@ -575,7 +575,7 @@ cdef class Loop:
         cdef double before, now
         cdef Watched one
         self.stopping = False
-        self.looked = coarse_monotonic()
+        self.woke = coarse_monotonic()
         while not self.stopping:
             if self.epoll_fd < 0:
                 os._exit(1)  # a child process came here from a handler that forked
@@ -591,8 +591,8 @@ cdef class Loop:
             self.turn.take()
             self.asleep = False
             # What there is without a wait may have come at any time since the last look.
-            self.heard = self.looked if now - before < NO_WAIT else now
-            self.looked = now
+            self.arrived = self.woke if now - before < NO_WAIT else now
+            self.woke = now
             if count < 0:
                 self.wait_failed(error)
                 continue

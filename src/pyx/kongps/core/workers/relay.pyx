@@ -98,7 +98,7 @@ cdef class Relay(Stream):
     cdef bint busy(self) except -1:
         return True  # as long as there are two workers
 
-    cdef int received(self, const char* data, size_t size) except -1:
+    cdef int received(self, const char* data, size_t size, double now) except -1:
         cdef size_t held
         cdef Protocol origin
         buffer_append(&self.inbox, data, size)
