@@ -25,7 +25,7 @@ from harness import ROOT, TOOLS, Server, build_tools, run_directory, running
 from peers import MissingPeer, Peer, all_peers, home_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
-from wire import ProtobufSocket, RPCError, Socket
+from client import ProtobufSocket, RPCError, Socket
 
 WORKLOAD = "faults"
 PEERS = (
@@ -203,7 +203,7 @@ class Trial:
     def slow_reader(self) -> str:
         """Asks for three seconds, and reads nothing."""
         import msgpack
-        from wire import frame
+        from client import frame
 
         from kongps.core.wire.protobuf import encode_message
 

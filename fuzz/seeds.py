@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from codec_targets import MESSAGE_NAMES
-from recordings import CAPTURES, STEPS, Recording, Request, replace_number
+from msgpack_recordings import CAPTURES, STEPS, Recording, Request, replace_number
 from targets import ANSWER, FRAME, MARK, NEW, SEND
 
 LONGEST = 2048

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import SRC
+from paths import SRC
 
 from kongps.cli.json_text import json_text
 

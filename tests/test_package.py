@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wire import SRC
+from paths import SRC
 
 import kongps
 

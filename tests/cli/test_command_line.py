@@ -15,7 +15,8 @@ from typing import Any
 
 import msgpack
 import pytest
-from wire import Process, Socket, run, serving
+from client import Socket
+from server_process import Process, run, serving
 
 from kongps import __version__
 
@@ -367,7 +368,7 @@ def test_lua_style_can_be_turned_off(short_path: Path) -> None:
 
 
 def test_output_into_a_closed_pipe_is_no_traceback(plugins: Path) -> None:
-    from wire import environment
+    from server_process import environment
 
     done = subprocess.run(
         f"{shlex.quote(os.sys.executable)} -m kongps dump {DIRECTORY} {plugins} | true",

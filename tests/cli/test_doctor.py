@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from objects import PLUGIN_SOURCE, compile_c, needs_compiler
-from wire import run
+from server_process import run
+from shared_libraries import PLUGIN_SOURCE, compile_c, needs_compiler
 
 from kongps._version import PLUGIN_API, __version__
 from kongps.cli import kong_conf as kong_settings

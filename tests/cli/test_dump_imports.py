@@ -11,8 +11,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from paths import EXAMPLES
-from wire import SRC, run
+from paths import EXAMPLES, SRC
+from server_process import run
 
 from kongps.core.wire.phases import PHASE_NAMES as PHASES_OF_THE_CORE
 from kongps.phases import PHASE_NAMES

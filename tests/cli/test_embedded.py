@@ -10,8 +10,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from paths import EXAMPLES
-from wire import SRC, Process, Socket, environment, run
+from client import Socket
+from paths import EXAMPLES, SRC
+from server_process import Process, environment, run
 
 RUN = """
 

@@ -13,9 +13,9 @@ from typing import Optional
 
 import pytest
 from interpreters import installed
-from objects import PLUGIN_SOURCE, dumped, needs_compiler
 from paths import EXAMPLES
-from wire import run
+from server_process import run
+from shared_libraries import PLUGIN_SOURCE, dumped, needs_compiler
 
 from kongps import __version__
 from kongps._version import PLUGIN_API

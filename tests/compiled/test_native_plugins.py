@@ -15,9 +15,9 @@ from typing import Any
 
 import msgpack
 import pytest
-from objects import compile_c, needs_compiler
+from client import Direct
 from paths import DATA, EXAMPLES
-from wire import Direct
+from shared_libraries import compile_c, needs_compiler
 
 from kongps import get_include
 from kongps._version import PLUGIN_API

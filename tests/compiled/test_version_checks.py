@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import versions_page
-from objects import PLUGIN_SOURCE, compile_c, dumped, needs_compiler
-from wire import SRC, run
+from paths import SRC
+from server_process import run
+from shared_libraries import PLUGIN_SOURCE, compile_c, dumped, needs_compiler
 
 from kongps._version import PLUGIN_API
 from kongps.compiled import checks as compat

@@ -13,20 +13,11 @@ from typing import Any, Callable
 
 import msgpack
 import pytest
+from client import Asked, Direct, DirectProtobuf, ProtobufSocket, Socket, frame, result_message
 from hypothesis import given
 from hypothesis import strategies as st
 from made_plugins import plugin_of
-from wire import (
-    Asked,
-    Direct,
-    DirectProtobuf,
-    Process,
-    ProtobufSocket,
-    Socket,
-    frame,
-    result_message,
-    serving,
-)
+from server_process import Process, serving
 
 from kongps.core.connection import serve
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance

@@ -24,18 +24,10 @@ from typing import Any, Callable
 
 import msgpack
 import pytest
+from client import Asked, Direct, DirectProtobuf, ProtobufSocket, RPCError, Socket, frame
 from made_plugins import plugin_of
 from paths import TESTS
-from wire import (
-    Asked,
-    Direct,
-    DirectProtobuf,
-    ProtobufSocket,
-    RPCError,
-    Socket,
-    frame,
-    serving,
-)
+from server_process import serving
 
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.runners.inline import InlineRunner

@@ -18,8 +18,8 @@ from typing import Any, Callable
 import greenlet
 import msgpack
 import pytest
-from handler_modes import Client, failed
-from wire import Direct, RPCError, dispatcher_with, run, serving
+from client import Client, Direct, RPCError, dispatcher_with, failed
+from server_process import run, serving
 
 from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
 from kongps.core.runners.inline import InlineRunner
@@ -664,7 +664,8 @@ def test_of_servers_started_at_once_on_one_socket_one_serves(
     import subprocess
     import sys
 
-    from wire import Socket, environment
+    from client import Socket
+    from server_process import environment
 
     path = short_path / "k.sock"
     stale = socket.socket(socket.AF_UNIX)

@@ -12,16 +12,8 @@ from typing import Any
 
 import pytest
 from paths import DATA
-from pdk_support import (
-    Outcome,
-    decoded,
-    run,
-    run_protobuf,
-    was_refused,
-    was_unknown,
-    wire_answer,
-)
 from protobuf_recordings import call_args, same_message, seen_value
+from scripted_kong import Outcome, decoded, run, run_protobuf, was_refused, was_unknown, wire_answer
 
 from kongps.core.dispatch.dispatcher import HandlerExit
 from kongps.core.wire.function import registered

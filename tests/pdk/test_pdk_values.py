@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 import pytest
-from pdk_support import Failed, run
+from scripted_kong import Failed, run
 
 from kongps.core.dispatch.dispatcher import HandlerExit
 from kongps.errors import PDKError

@@ -7,8 +7,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from objects import needs_compiler
 from paths import EXAMPLES, ROOT
+from shared_libraries import needs_compiler
 
 from kongps.plugins.loader import from_object, load_directory, load_plugin
 from kongps.plugins.plugin import missing_plugin

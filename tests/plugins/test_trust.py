@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from paths import EXAMPLES
-from wire import run, serving
+from server_process import run, serving
 
 from kongps.errors import PluginError, ServerError
 from kongps.plugins import trust

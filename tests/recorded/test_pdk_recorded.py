@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from paths import DATA
-from pdk_support import decoded, run, was_refused, was_unknown, wire_answer
+from scripted_kong import decoded, run, was_refused, was_unknown, wire_answer
 
 from kongps.core.dispatch.dispatcher import HandlerExit
 from kongps.core.wire.function import registered

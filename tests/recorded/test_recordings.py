@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from recordings import STEPS, PDKCall, Recording, Replay, Restart, files
+from msgpack_recordings import STEPS, PDKCall, Recording, Replay, Restart, files
 
 from kongps.errors import PDKError
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client import split_frames
 from protobuf_recordings import (
     Cut,
     Exchange,
@@ -22,7 +23,6 @@ from protobuf_recordings import (
     same_message,
     seen_value,
 )
-from wire import split_frames
 
 from kongps.core.wire.protobuf import decode_message
 from kongps.errors import PDKError

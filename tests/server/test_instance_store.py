@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wire import Direct, Process, ProtobufSocket, RPCError, Socket, serving
+from client import Direct, ProtobufSocket, RPCError, Socket
+from server_process import Process, serving
 
 from kongps.core.dispatch.dispatcher import Dispatcher
 from kongps.core.runners.inline import InlineRunner
@@ -261,7 +262,7 @@ def test_a_store_that_breaks_while_the_server_runs_is_made_anew(
 def test_the_store_of_a_live_server_is_left_alone_by_one_that_is_refused(
     telling: Path, short_path: Path
 ) -> None:
-    from wire import run
+    from server_process import run
 
     path = short_path / "k.sock"
     with serving(telling, path) as server:

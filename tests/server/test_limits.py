@@ -11,8 +11,9 @@ from typing import Any
 
 import msgpack
 import pytest
+from client import Direct, DirectProtobuf, dispatcher_with
 from made_plugins import plugin_of
-from wire import Direct, DirectProtobuf, dispatcher_with, run, serving
+from server_process import run, serving
 
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.runners.inline import InlineRunner

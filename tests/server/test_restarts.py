@@ -29,7 +29,8 @@ from typing import Any, Callable
 
 import msgpack
 import pytest
-from wire import ProtobufSocket, RPCError, Socket, environment
+from client import ProtobufSocket, RPCError, Socket
+from server_process import environment
 
 from kongps.errors import ServerError
 from kongps.server.server import SocketFiles

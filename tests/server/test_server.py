@@ -16,7 +16,8 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from wire import Process, RPCError, Socket, environment, run, serving
+from client import RPCError, Socket
+from server_process import Process, environment, run, serving
 
 
 def hello(wire: Socket, instance: int, host: str = "example.test") -> str:

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from handler_modes import PROTOCOLS, Client, at_once, failed, is_quiet, status, told, write
-from wire import Process, serving
+from client import PROTOCOLS, Client, at_once, failed, told
+from plugin_files import write
+from server_process import Process, is_quiet, serving, status
 
 HOOKS = """
 import asyncio, threading, time

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgpack
-from wire import Process, ProtobufSocket, RPCError, Socket, frame, split_frames
+from client import ProtobufSocket, RPCError, Socket, frame, split_frames
+from server_process import Process
 
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.server.server import MEMORY_INTERVAL

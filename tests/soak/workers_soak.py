@@ -23,7 +23,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from wire import Process, ProtobufSocket, RPCError, Socket
+from client import ProtobufSocket, RPCError, Socket
+from server_process import Process
 
 PLUGIN = """
     class Plugin:

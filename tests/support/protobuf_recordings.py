@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
+from client import frame, split_frames
 from made_plugins import complete
-from recordings import CAPTURES
-from wire import frame, split_frames
+from msgpack_recordings import CAPTURES
 
 from kongps.core.session import Session
 from kongps.core.wire.msgpack import UnpackError

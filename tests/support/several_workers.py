@@ -1,19 +1,12 @@
-"""Several workers of one server, seen from outside: for tests of workers and of reloads."""
+"""A server with several workers, seen from outside."""
 
 from __future__ import annotations
 
 import os
-import textwrap
-from pathlib import Path
 from typing import Any
 
-from wire import Process, Socket
-
-
-def write(plugins: Path, name: str, text: str) -> None:
-    fresh = plugins / f".{name}"
-    fresh.write_text(textwrap.dedent(text))
-    fresh.rename(plugins / f"{name}.py")
+from client import Socket
+from server_process import Process
 
 
 def workers_of(server: Process) -> list[int]:

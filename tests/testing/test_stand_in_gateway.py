@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in_server import Close, FakeServer, NoAnswer, RpcFailure, call
+from fake_server import Close, FakeServer, NoAnswer, RpcFailure, call
 
 from kongps.errors import ConfigError, KongpsError
 from kongps.testing import Kong, PluginConfig, Request, Response, Route, Service

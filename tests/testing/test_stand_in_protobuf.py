@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_server import Close, NoAnswer, ProtobufServer, RpcFailure, call
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_in_server import Close, NoAnswer, ProtobufServer, RpcFailure, call
 
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.errors import KongpsError

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from paths import SRC
-from several_workers import alive, finish, one_in_each, workers_of, write
-from wire import Process, run, serving
+from plugin_files import write
+from server_process import Process, run, serving
+from several_workers import alive, finish, one_in_each, workers_of
 
 OLD = """
     class Plugin:

@@ -13,8 +13,10 @@ from typing import Any, Callable
 
 import msgpack
 import pytest
-from several_workers import alive, finish, one_in_each, workers_of, write
-from wire import Asked, RPCError, Socket, run, serving
+from client import Asked, RPCError, Socket
+from plugin_files import write
+from server_process import run, serving
+from several_workers import alive, finish, one_in_each, workers_of
 
 PLUGIN = """
     import os

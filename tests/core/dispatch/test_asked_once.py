@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from recordings import Recording, files
-from wire import dispatcher_with
+from client import dispatcher_with
+from msgpack_recordings import Recording, files
 
 from kongps.core.dispatch.dispatcher import Dispatcher
 from kongps.core.runners.inline import InlineRunner

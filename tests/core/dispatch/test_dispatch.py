@@ -11,8 +11,8 @@ import weakref
 from typing import Any
 
 import pytest
+from client import Direct, RPCError, dispatcher_with
 from made_plugins import plugin_of
-from wire import Direct, RPCError, dispatcher_with
 
 from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
 from kongps.core.runners.inline import InlineRunner

@@ -9,16 +9,10 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from handler_modes import Client, failed, write
+from client import Client, DirectProtobuf, RPCError, dispatcher_with, failed, protobuf_with
 from made_plugins import plugin_of
-from wire import (
-    DirectProtobuf,
-    RPCError,
-    dispatcher_with,
-    protobuf_with,
-    run,
-    serving,
-)  # fmt: skip
+from plugin_files import write
+from server_process import run, serving
 
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.report import LONGEST_TOLD, traceback_of

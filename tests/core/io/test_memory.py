@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from handler_modes import Client, failed, status, write
-from wire import serving
+from client import Client, failed
+from plugin_files import write
+from server_process import serving, status
 
 from kongps.server.server import MEMORY_INTERVAL
 

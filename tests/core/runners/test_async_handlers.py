@@ -11,19 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from handler_modes import (
-    EXIT,
-    PROTOCOLS,
-    Client,
-    at_once,
-    failed,
-    is_quiet,
-    status,
-    told,
-    write,
-)
-from objects import needs_compiler
-from wire import SRC, run, serving
+from client import EXIT, PROTOCOLS, Client, at_once, failed, told
+from paths import SRC
+from plugin_files import write
+from server_process import is_quiet, run, serving, status
+from shared_libraries import needs_compiler
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from handler_modes import EXIT, PROTOCOLS, Client, at_once, failed, is_quiet, status, told, write
-from wire import Process, serving
+from client import EXIT, PROTOCOLS, Client, at_once, failed, told
+from plugin_files import write
+from server_process import Process, is_quiet, serving, status
 
 STUCK = """
 import asyncio, ctypes, os, signal, threading, time

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from handler_modes import EXIT, PROTOCOLS, Client, at_once, failed, is_quiet, status, told, write
-from objects import needs_compiler
+from client import EXIT, PROTOCOLS, Client, at_once, failed, told
 from paths import EXAMPLES
-from wire import run, serving
+from plugin_files import write
+from server_process import is_quiet, run, serving, status
+from shared_libraries import needs_compiler
 
 WHERE = """
 import threading, time

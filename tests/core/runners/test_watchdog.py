@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from handler_modes import PROTOCOLS, Client, at_once, failed, status, told, write
-from wire import environment, serving
+from client import PROTOCOLS, Client, at_once, failed, told
+from plugin_files import write
+from server_process import environment, serving, status
 
 from kongps.core.runners.inline import InlineRunner
 from kongps.core.runners.watchdog import Watchdog

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from protobuf_oracle import DATA, MESSAGE_FIELDS, WELL_KNOWN
+from paths import DATA
+from protobuf_oracle import MESSAGE_FIELDS, WELL_KNOWN
 
 from kongps.core.wire.msgpack import PackError, UnpackError
 from kongps.core.wire.protobuf import LIMITS, decode_message, encode_message

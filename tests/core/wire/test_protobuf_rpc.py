@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client import Asked, DirectProtobuf, frame, protobuf_with, split_frames
 from hypothesis import given
 from hypothesis import strategies as st
 from made_plugins import plugin_of
-from wire import Asked, DirectProtobuf, frame, protobuf_with, split_frames
 
 from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
 from kongps.core.runners.inline import InlineRunner

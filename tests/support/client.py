@@ -1,26 +1,27 @@
-"""Talks MsgPack:1 or ProtoBuf:1 to a server: over a socket, or to a Session without one."""
+"""Kong's side of a connection, over MsgPack:1 and ProtoBuf:1: to a socket, or to a Session."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 import msgpack
 from made_plugins import plugin_of
-from paths import SRC
 
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.session import Session
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.tables import RPCS
+
+if TYPE_CHECKING:
+    from server_process import Process
 
 
 class RPCError(Exception):
@@ -295,80 +296,127 @@ def protobuf_with(
     return DirectProtobuf(dispatcher)
 
 
-def environment() -> dict[str, str]:
-    """The environment for a kongps of this checkout."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("KONGPS_")}
-    return {**kept, "PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"}
+# --- either protocol ---------------------------------------------------------------------------
+
+PROTOCOLS = ("msgpack", "protobuf")
+
+# What was asked for: functions and their arguments, the latter as text.
+Trail = list[tuple[str, str]]
+Answers = Callable[[str], Any]
+
+EXIT = "kong.response.exit"
 
 
-def run(*words: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[bytes]:
-    """Runs the kongps command."""
-    return subprocess.run(
-        [sys.executable, "-m", "kongps", *words],
-        env={**environment(), **more},
-        cwd=cwd,
-        capture_output=True,
-        timeout=30,
-    )
+class Client:
+    """Kong's side of one connection.
 
-
-class Process:
-    """A kongps server in a process of its own.
-
-    :ivar log: the lines that it wrote so far to stderr, in a file.
+    :param server: the server to connect to.
+    :param protocol: one of ``PROTOCOLS``.
     """
 
-    def __init__(self, socket_path: Path, *words: str, **more: str) -> None:
-        self.socket_path = socket_path
-        self.log = socket_path.with_suffix(".log")
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "kongps", *words],
-                env={**environment(), **more},
-                stdout=log,
-                stderr=log,
+    def __init__(self, server: Process, protocol: str = "msgpack", timeout: float = 15.0) -> None:
+        self.server = server
+        self.protocol = protocol
+        self.timeout = timeout
+        self._connect()
+
+    def _connect(self) -> None:
+        self.wire: Union[Socket, ProtobufSocket]
+        if self.protocol == "msgpack":
+            self.wire = Socket(self.server.socket_path, self.timeout)
+        else:
+            self.wire = ProtobufSocket(self.server.socket_path, self.timeout)
+
+    def start(self, name: str, config: str = "{}") -> int:
+        return self.wire.start(name, config)
+
+    def close_instance(self, id: int) -> None:
+        if isinstance(self.wire, Socket):
+            self.wire.call("CloseInstance", id)
+        else:
+            self.wire.call("cmd_close_instance", instance_id=id)
+
+    def begin(self, instance: int, phase: str = "access") -> None:
+        """Sends an event; what it asks for first is not read."""
+        if isinstance(self.wire, ProtobufSocket):
+            self.wire.begin(instance, phase)
+            return
+        self.wire.sequence += 1
+        argument = {"InstanceId": instance, "EventName": phase}
+        self.wire.socket.sendall(
+            msgpack.packb([0, self.wire.sequence, "plugin.HandleEvent", [argument]])
+        )
+
+    def finish(self, answers: Answers = lambda function: None) -> Trail:
+        """Answers what an event that was begun asks for, to its end."""
+        if isinstance(self.wire, ProtobufSocket):
+            return self._finish_protobuf(self.wire, answers)
+
+        def unpacked() -> Any:
+            assert isinstance(self.wire, Socket)
+            _, _, error, result = msgpack.unpackb(
+                self.wire.receive(), strict_map_key=False, unicode_errors="surrogateescape"
             )
-        self.wait_for(lambda: self.is_listening() or self.process.poll() is not None)
-        if self.process.poll() is not None:
-            raise RuntimeError(f"the server ended: {self.text()}")
+            assert error is None, error
+            return result
 
-    def is_listening(self) -> bool:
-        try:
-            self.connect().close()
-        except OSError:
-            return False
-        return True
+        trail: Trail = []
+        asked = unpacked()
+        while asked["Data"] != "ret":
+            function, args = asked["Data"]["Method"], asked["Data"]["Args"]
+            trail.append((function, str(args)))
+            if function == EXIT:
+                break
+            asked = self.wire.step(asked, answers(function))
+        return trail
 
-    def text(self) -> str:
-        return self.log.read_text()
+    def _finish_protobuf(self, wire: ProtobufSocket, answers: Answers) -> Trail:
+        trail: Trail = []
+        while True:
+            asked = wire.read_asked()
+            if asked is None:
+                return trail
+            trail.append((asked.function, str(asked.args)))
+            if asked.function == EXIT:
+                wire.close()
+                self._connect()
+                return trail
+            wire.send(frame(result_message(asked.function, answers(asked.function))))
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 20.0) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {timeout} s; the log:\n{self.text()}")
-            time.sleep(0.01)
+    def event(
+        self, instance: int, phase: str = "access", answers: Answers = lambda function: None
+    ) -> Trail:
+        """Runs an event to its end as Kong does."""
+        self.begin(instance, phase)
+        return self.finish(answers)
 
-    def connect(self) -> Socket:
-        return Socket(self.socket_path)
-
-    def connect_protobuf(self) -> ProtobufSocket:
-        return ProtobufSocket(self.socket_path)
-
-    def end(self, timeout: float = 20.0) -> int:
-        """Waits for the process to end by itself."""
-        return self.process.wait(timeout)
+    def close(self) -> None:
+        self.wire.close()
 
 
-@contextlib.contextmanager
-def serving(directory: Path, socket_path: Path, *words: str, **more: str) -> Iterator[Process]:
-    """A server of the plugins in `directory`, ended at the end of the block."""
-    process = Process(
-        socket_path, "serve", "--plugins-directory", str(directory),
-        "--socket", str(socket_path), *words, **more,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.process.kill()
-        process.process.wait()
+def failed(trail: Trail) -> bool:
+    """Whether an event has ended in the 500 of a handler that failed."""
+    return bool(trail) and trail[-1][0] == EXIT and "An unexpected error" in trail[-1][1]
+
+
+def told(trail: Trail) -> str:
+    """What Kong's log was told."""
+    return " ".join(args for function, args in trail if function.startswith("kong.log"))
+
+
+@contextmanager
+def at_once(
+    server: Process, instance: int, count: int, protocol: str = "msgpack", timeout: float = 15.0
+) -> Iterator[list[Future[Trail]]]:
+    """So many events of an instance, each on a connection of its own, all at once."""
+    clients = [Client(server, protocol, timeout) for _ in range(count)]
+    ready = threading.Barrier(count)
+
+    def run(client: Client) -> Trail:
+        ready.wait(timeout)
+        return client.event(instance)
+
+    with ThreadPoolExecutor(count) as pool:
+        yield [pool.submit(run, client) for client in clients]
+    for client in clients:
+        client.close()

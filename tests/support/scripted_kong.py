@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 
 import msgpack
+from client import DirectProtobuf, frame
 from made_plugins import plugin_of
-from wire import DirectProtobuf, frame
 
 from kongps.core.dispatch.dispatcher import HandlerExit, Instance
 from kongps.core.session import Session
