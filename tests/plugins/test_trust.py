@@ -1,4 +1,4 @@
-"""Plugins that others may write are not loaded."""
+"""Plugins that anyone but root and the server's user can write are not loaded."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_plugin_that_others_may_write_is_refused_and_others_are_loaded(
     assert set(loaded.plugins) == {"hello"}
     (error,) = loaded.errors
     assert f"chmod go-w {package / inside}" in str(error).replace(f"{package}/ ", f"{package} ")
-    with pytest.raises(PluginError, match="may be written by everybody"):
+    with pytest.raises(PluginError, match="can be written by everybody"):
         load_plugin(plugins, "package", checked=True)
     assert load_plugin(plugins, "hello", checked=True).name == "hello"
 
@@ -121,8 +121,8 @@ def test_a_linked_file_that_others_may_replace_is_refused(
     loaded = load_directory(plugins, checked=True)
     assert set(loaded.plugins) == {"hello"}
     (error,) = loaded.errors
-    mend = "use another directory" if sticky else f"chmod go-w {target.parent}"
-    assert f"{mend}, or allow it" in str(error)
+    fix = "use another directory" if sticky else f"chmod go-w {target.parent}"
+    assert f"{fix}, or allow it" in str(error)
     assert "linked" in load_directory(plugins).plugins
     target.parent.chmod(0o755)
     elsewhere.chmod(0o1777 if sticky else 0o777)
@@ -284,7 +284,7 @@ def test_a_file_that_others_may_replace_is_not_run(plugins: Path, short_path: Pa
     (links / "hello.py").symlink_to(file)
     assert run("run", str(file), "--dump").returncode == 0
     assert run("run", str(links / "hello.py"), "--dump").returncode == 0
-    for path, named, mend in (
+    for path, named, fix in (
         (file, plugins, "go-w"),
         (links / "hello.py", plugins, "go-w"),
         (links / "hello.py", links, "go-w"),
@@ -294,7 +294,7 @@ def test_a_file_that_others_may_replace_is_not_run(plugins: Path, short_path: Pa
         writable(named)
         refused = run("run", str(path), "--dump")
         assert refused.returncode == 1
-        assert f"chmod {mend} {named}, or allow it with".encode() in refused.stderr
+        assert f"chmod {fix} {named}, or allow it with".encode() in refused.stderr
         assert refused.stderr.count(b"\n") == 1
         assert run("run", str(path), "--dump", FLAG).returncode == 0
         named.chmod(mode)

@@ -1,7 +1,7 @@
-"""Whether files may be run as plugins: nobody but root and the server's user may write them.
+"""Refuses plugins that anyone but root and the server's user can write.
 
-Whoever writes a plugin is the server: sees its requests, and the secrets in its configurations. So
-does who puts another file, or another directory, in the place of one.
+Whoever can write a plugin can do what the server can: read requests, and the secrets in
+configurations. So can whoever can replace the file, or a directory on the way to it.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ _CODE = (".py", ".pyc", ".so")
 
 
 def refused(path: str) -> str | None:
-    """Why a file or a directory may not be run, and the command that mends it; None when it may.
+    """Why plugins must not be loaded from a file or directory, and the fix; None when they may be.
 
-    :param path: what it links to is what counts.
+    :param path: a link stands for what it leads to.
     """
     try:
         found = os.stat(path)
     except OSError as error:
-        return f"{path} cannot be looked at: {error.strerror}"
+        return f"{path} cannot be read: {error.strerror}"
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid not in (0, os.geteuid()):
-        who, mend = f"its owner {_user(found.st_uid)}", f"chown {_user(os.geteuid())} {path}"
+        who, fix = f"its owner {_user(found.st_uid)}", f"chown {_user(os.geteuid())} {path}"
     elif mode & 0o002 and mode & stat.S_ISVTX and stat.S_ISDIR(found.st_mode):
-        who, mend = "everybody", "use another directory"  # /tmp has to stay as it is
+        who, fix = "everybody", "use another directory"  # /tmp has to stay as it is
     elif mode & 0o002:
-        who, mend = "everybody", f"chmod go-w {path}"
+        who, fix = "everybody", f"chmod go-w {path}"
     elif mode & 0o020 and not _is_private(found.st_gid):
-        who, mend = f"the group {_group(found.st_gid)}", f"chmod g-w {path}"
+        who, fix = f"the group {_group(found.st_gid)}", f"chmod g-w {path}"
     else:
         return None
     trusted = " and ".join(dict.fromkeys(("root", _user(os.geteuid()))))
-    return f"{path} may be written by {who}, not only by {trusted}; {_mended(mend)}"
+    return f"{path} can be written by {who}, not only by {trusted}; {_fix(fix)}"
 
 
 def refused_file(path: str) -> str | None:
-    """As :func:`refused`, for a file that is run by itself: what it is in counts too."""
+    """As :func:`refused`, for a file that is run by itself: the directories around it count too."""
     return (
         refused(path)
         or refused(os.path.dirname(os.path.abspath(path)))
@@ -51,7 +51,7 @@ def refused_file(path: str) -> str | None:
 
 
 def refused_entries(directory: str) -> Iterator[tuple[str, str]]:
-    """What may not be run of a plugins directory: the entry that it is or is in, and why.
+    """The entries of a plugins directory that must not be loaded, and why.
 
     :param directory: the plugins directory; its own entry is "".
     :raises OSError: when it cannot be read.
@@ -65,25 +65,26 @@ def refused_entries(directory: str) -> Iterator[tuple[str, str]]:
 
 
 def _refused_above(path: str) -> str | None:
-    """Why a directory on the way to what is at a path lets others replace the rest of the way.
+    """Why someone else could replace a directory on the way to a path; None when nobody could.
 
-    Only what is everybody's counts: owners and groups further up are odd in many a container.
+    Only directories that everybody can write count: in many containers, owners and groups further
+    up are unusual.
     """
     for place in _on_the_way(path):
         try:
             mode = os.stat(place).st_mode
         except OSError as error:
-            return f"{place} cannot be looked at: {error.strerror}"
+            return f"{place} cannot be read: {error.strerror}"
         if mode & 0o002 and not mode & stat.S_ISVTX:
             return (
-                f"{place}, on the way to {path}, may be written by everybody; "
-                f"{_mended(f'chmod o-w {place}')}"
+                f"{place}, on the way to {path}, can be written by everybody; "
+                f"{_fix(f'chmod o-w {place}')}"
             )
     return None
 
 
 def _on_the_way(path: str) -> dict[str, None]:
-    """The directories that are looked into to get to what is at a path, links followed."""
+    """The directories that the system goes through to open a path, links followed."""
     places: dict[str, None] = {}
     here = os.sep
     parts = os.path.abspath(path).split(os.sep)[::-1]
@@ -100,8 +101,8 @@ def _on_the_way(path: str) -> dict[str, None]:
     return places
 
 
-def _mended(mend: str) -> str:
-    return f"{mend}, or allow it with --allow-unsafe-plugins"
+def _fix(command: str) -> str:
+    return f"{command}, or allow it with --allow-unsafe-plugins"
 
 
 def _refused_below(path: str, seen: set[tuple[int, int]]) -> Iterator[str]:
@@ -116,7 +117,7 @@ def _refused_below(path: str, seen: set[tuple[int, int]]) -> Iterator[str]:
                 yield reason
         return
     found = os.stat(path)
-    if (found.st_dev, found.st_ino) in seen:  # a link to a directory that it is in
+    if (found.st_dev, found.st_ino) in seen:  # a link to a directory around it
         return
     seen.add((found.st_dev, found.st_ino))
     reason = refused(path) or (_refused_above(path) if os.path.islink(path) else None)
@@ -127,7 +128,7 @@ def _refused_below(path: str, seen: set[tuple[int, int]]) -> Iterator[str]:
 
 
 def _is_private(group: int) -> bool:
-    """Whether a group is only there for one user: root, or the server's own.
+    """Whether a group exists for one user alone: root, or the server's own.
 
     Systems that give each user such a group let it write the user's files by default.
     """
