@@ -56,7 +56,6 @@ TO_GO: set[tuple[str, str]] = {
     ("kongps.compiled.native", "kongps.plugins.plugin"),
     ("kongps.compiled.native", "kongps.plugins.schema"),
     ("kongps.core.connection", "kongps.core.workers.journal"),
-    ("kongps.core.runners.native", "kongps.kong_pdk.pdk"),
     ("kongps.core.wire.protocol", "kongps.core.workers.journal"),
     ("kongps.workers.worker", "kongps.cli.main"),
 }

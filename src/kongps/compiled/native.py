@@ -20,9 +20,10 @@ from kongps.compiled.checks import (
     PluginAPITooNew,
     PluginAPITooOld,
 )
-from kongps.core.runners.native import NativeHandler
+from kongps.core.runners.native import NativeHandler, use_log_arguments
 from kongps.errors import ConfigError, NativeError, PluginError
 from kongps.pdk import functions as _functions  # noqa: F401  (registers the table of functions)
+from kongps.pdk.log import log_arguments
 from kongps.phases import PHASE_NAMES
 from kongps.plugins.plugin import Placed, Plugin, bare_pdk
 from kongps.plugins.schema import SchemaError, own_schema
@@ -50,6 +51,8 @@ typedef struct kongps_plugin_table {
     kongps_handler log;
 } kongps_plugin_table;
 """
+
+use_log_arguments(log_arguments)
 
 _OK = 0
 _ERROR_SIZE = 512

@@ -1,9 +1,8 @@
-"""The PDK of kong-python-pdk's plugins: any dotted name is a function of Kong's.
+"""``kong`` as plugins of kong-python-pdk's layout get it: any dotted name is a PDK function.
 
-Such plugins write ``kong.request.get_header("host")`` too, but know no types and no methods: what
-they name is what is sent, and values come back as they are on the wire. A name in kongps' table of
-functions is checked as everywhere; one that is not there (``kong.enterprise_edition.…``) is sent
-as it is.
+Such plugins write ``kong.request.get_header("host")`` too, but without types: the name is sent as
+it is written, and the value is returned as it came. A call of a function in kongps' table is
+checked first; one that is not there (``kong.enterprise_edition.…``) is sent unchecked.
 """
 
 from __future__ import annotations
@@ -13,12 +12,9 @@ from typing import Any
 from kongps.core.dispatch.dispatcher import Namespace
 from kongps.errors import PDKError
 from kongps.pdk import functions as _functions  # noqa: F401  (registers the table)
-from kongps.pdk.log import log_argument, log_table
+from kongps.pdk.log import log_arguments
 
 __all__ = ["LuaStyleKong", "PlainKong"]
-
-# The functions of kong.log that take more than parts of a line.
-_TYPED = ("kong.log.set_serialize_value", "kong.log.set_format", "kong.log.new")
 
 
 class _Path:
@@ -72,15 +68,3 @@ class LuaStyleKong(PlainKong):
             return super()._send(name, args), None
         except PDKError as error:
             return None, error.reason
-
-
-def log_arguments(name: str, args: tuple[object, ...]) -> tuple[object, ...]:
-    """The arguments of a call, as they can be written to a log if it is one of ``kong.log``."""
-    if name == "kong.log" or (name.startswith("kong.log.") and name not in _TYPED):
-        return tuple(map(_loggable, args))
-    return args
-
-
-def _loggable(value: object) -> object:
-    # Lists and dicts are arguments of inspect and deprecation.
-    return log_table(value) if isinstance(value, (dict, list)) else log_argument(value)

@@ -1,11 +1,12 @@
-"""Checks of argument values: what Kong would answer by abandoning the event.
+"""Checks of argument values for which Kong would abandon the event.
 
-The core checks the types of arguments; a value of a wrong type is left to it here.
+The core checks the types of arguments, so a value of a wrong type passes here.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Union
 
 __all__ = [
     "check_choice",
@@ -62,22 +63,12 @@ def check_headers(function: str, argument: str, headers: Any) -> None:
 
     :raises TypeError: for a name that is not text, or a value that Kong refuses.
     """
-    if not isinstance(headers, dict):
-        if headers and isinstance(headers, (list, tuple)):
-            raise TypeError(f"{function}: the argument {argument!r} must map names to values")
-        return
-    for name, value in headers.items():
-        if not isinstance(name, (str, bytes)):
-            raise TypeError(
-                f"{function}: a header's name must be a string, not {type(name).__name__}"
-            )
-        if isinstance(value, (list, tuple)):
-            for item in value:
-                if not isinstance(item, (str, bytes)):
-                    raise TypeError(
-                        f"{function}: the values of {name!r} must be strings, "
-                        f"not {type(item).__name__}"
-                    )
+    for name, value in _entries(function, argument, headers, "a header's name"):
+        for item in value if isinstance(value, (list, tuple)) else ():
+            if not isinstance(item, (str, bytes)):
+                raise TypeError(
+                    f"{function}: the values of {name!r} must be strings, not {type(item).__name__}"
+                )
 
 
 def check_query(function: str, argument: str, args: Any) -> None:
@@ -85,16 +76,27 @@ def check_query(function: str, argument: str, args: Any) -> None:
 
     :raises TypeError: for a name that is not text, or a value that Kong cannot encode.
     """
-    if not isinstance(args, dict):
-        if args and isinstance(args, (list, tuple)):
-            raise TypeError(f"{function}: the argument {argument!r} must map names to values")
-        return
-    for name, value in args.items():
-        if not isinstance(name, (str, bytes)):
-            raise TypeError(f"{function}: a name must be a string, not {type(name).__name__}")
+    for name, value in _entries(function, argument, args, "a name"):
         for item in value if isinstance(value, (list, tuple)) else (value,):
             if item is not None and not isinstance(item, _SCALARS):
                 raise TypeError(
                     f"{function}: {name!r} must be a string, a number, a boolean or a list of "
                     f"these, not {type(item).__name__}"
                 )
+
+
+def _entries(
+    function: str, argument: str, given: Any, what: str
+) -> Iterator[tuple[Union[str, bytes], Any]]:
+    """The entries of a map; none for a value that the core refuses.
+
+    :raises TypeError: for a list, which Kong would take for a map, and a name that is not text.
+    """
+    if not isinstance(given, dict):
+        if given and isinstance(given, (list, tuple)):
+            raise TypeError(f"{function}: the argument {argument!r} must map names to values")
+        return
+    for name, value in given.items():
+        if not isinstance(name, (str, bytes)):
+            raise TypeError(f"{function}: {what} must be a string, not {type(name).__name__}")
+        yield name, value

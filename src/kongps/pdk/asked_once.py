@@ -1,8 +1,8 @@
-"""Functions that are asked once within an event: what Kong has told cannot change.
+"""PDK functions whose answer stays the same for a whole event, so that Kong is asked only once.
 
-One row for each, with the functions that can change its answer after all; a call of one of those
-drops what is known. Only answers that a plugin cannot change itself (texts, numbers, booleans,
-nil) are kept, so functions that give tables are not here. Nor are those whose answer depends on
+One row for each function, with the functions that do change its answer: a call of one of those
+drops the cached answer. Only answers that a plugin cannot change itself (texts, numbers, booleans,
+nil) are cached, so functions that return tables are not here. Nor are those whose answer depends on
 what Kong does meanwhile.
 """
 

@@ -9,7 +9,10 @@ import msgspec
 
 from kongps.core.dispatch.dispatcher import Namespace, namespace
 
-__all__ = ["Inspect", "Log", "log_argument", "log_table"]
+__all__ = ["Inspect", "Log", "log_argument", "log_arguments", "log_table"]
+
+# The functions of kong.log that do not write their arguments to a line.
+_OTHER = ("kong.log.set_serialize_value", "kong.log.set_format", "kong.log.new")
 
 _DEEPEST = 32
 _LOWEST_INT = -(1 << 63)
@@ -63,6 +66,20 @@ def log_table(value: object, within: tuple[int, ...] = ()) -> object:
 def _log_key(name: object) -> object:
     # A Lua table takes no NaN for a key, and Kong's keys are text and whole numbers.
     return log_argument(name) if type(name) is int else _text(name)
+
+
+def log_arguments(name: str, args: tuple[object, ...]) -> tuple[object, ...]:
+    """The arguments of a PDK call without types, fit to be written if the function is a log's.
+
+    :param name: the function's name, such as ``kong.log.err``.
+    """
+    if name == "kong.log" or (name.startswith("kong.log.") and name not in _OTHER):
+        # Lists and dicts are arguments of inspect and deprecation.
+        return tuple(
+            log_table(each) if isinstance(each, (dict, list)) else log_argument(each)
+            for each in args
+        )
+    return args
 
 
 def _decoded(text: str | bytes) -> Any:

@@ -52,7 +52,7 @@ class Vault(Namespace):
         return self._call("kong.vault.parse_reference", reference)
 
     def update(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """A configuration with its secrets fetched anew.
+        """A configuration with its secrets fetched again.
 
         Phases: certificate, rewrite, access, response, preread, log. Since Kong 3.4.
 

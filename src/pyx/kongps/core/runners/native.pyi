@@ -1,4 +1,10 @@
+from collections.abc import Callable
+
 from kongps.core.dispatch.dispatcher import Namespace
+
+def use_log_arguments(
+    convert: Callable[[str, tuple[object, ...]], tuple[object, ...]],
+) -> None: ...
 
 class NativeHandler:
     def __init__(self, function: int, instance: int, owner: object) -> None: ...

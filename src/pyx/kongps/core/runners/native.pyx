@@ -39,10 +39,14 @@ cdef list idle = []
 cdef API TABLE
 
 
-cdef tuple log_arguments(str name, tuple args):
-    from kongps.kong_pdk.pdk import log_arguments as convert
+# Makes the arguments of a function of kong.log fit to be sent; see `use_log_arguments`.
+cdef object log_arguments = None
 
-    return convert(name, args)
+
+def use_log_arguments(convert):
+    """Sets what converts the arguments of a function of kong.log, given its name and them."""
+    global log_arguments
+    log_arguments = convert
 
 
 cdef object decoded(const char* text, size_t size):
