@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from kongps.core.wire.msgpack import PackError, UnpackError, packb, unpackb
+from kongps.core.wire.msgpack import packb, unpackb
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.tables import MESSAGES
+from kongps.errors import PackError, UnpackError
 
 MESSAGE_NAMES = (*sorted(MESSAGES), "Value", "Struct", "ListValue", "Empty")
 

@@ -20,12 +20,11 @@ from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.runners.inline import InlineRunner
 from kongps.core.session import Session
 from kongps.core.wire.function import registered
-from kongps.core.wire.msgpack import PackError
 from kongps.core.wire.msgpack_rpc import MsgPackRPC
 from kongps.core.wire.protobuf_rpc import ProtobufRPC
 from kongps.core.wire.protocol import Protocol
 from kongps.core.wire.tables import RPCS
-from kongps.errors import PDKError, ProtocolError
+from kongps.errors import PackError, PDKError, ProtocolError
 from kongps.pdk import Kong
 from kongps.server.commands import Methods
 

@@ -24,7 +24,7 @@ def test_without_a_core_for_this_interpreter_the_import_says_what_mends_it(
     )  # fmt: skip
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("kongps.compiled.checks.CoreMismatch: kongps ")
+    assert last.startswith("kongps.errors.CoreMismatch: kongps ")
     assert "no compiled core for this interpreter" in last
     assert f"{sys.executable} -m pip install" in last
     assert "ModuleNotFoundError" not in done.stderr

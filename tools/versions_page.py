@@ -1,16 +1,16 @@
-"""Writes docs/versions.md from the exception classes of kongps.compiled.checks."""
+"""Writes docs/versions.md from the exception classes of kongps.errors."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from kongps import errors
 from kongps._version import PLUGIN_API
-from kongps.compiled import checks as compat
 
 PAGE = Path(__file__).parents[1] / "docs" / "versions.md"
 
 HEAD = """\
-<!-- Made by `make docs` from the classes in kongps.compiled.checks; change it there. -->
+<!-- Made by `make docs` from the classes in kongps.errors; change it there. -->
 
 # What must match what
 
@@ -18,14 +18,14 @@ A plugin in Python source runs on any Python that kongps runs on. A compiled one
 something: a Python version, a machine, a C library, a plugin API. All of that is checked before
 anything of the file is loaded, from the file itself: its name, its ELF headers, and the record
 that `kongps build` puts into it. A plugin that does not match is left out, the others are served,
-and the message says what the file is, what it was built for, what is running, and what mends it:
+and the message says what the file is, what it was built for, what is running, and how to fix it:
 
     plugin 'hello': …/hello.cpython-310-x86_64-linux-gnu.so was compiled for another Python: it is
     built for CPython 3.10.13 (cpython-310-x86_64-linux-gnu); running is CPython 3.12.1
-    (cpython-312-x86_64-linux-gnu); mend it with: /usr/bin/python3.12 -m kongps rebuild …
+    (cpython-312-x86_64-linux-gnu); fix it with: /usr/bin/python3.12 -m kongps rebuild …
 
-`kongps dump` prints it on stderr, which a Kong shows when it starts; `kongps rebuild DIR` mends
-what can be built again from its source, `kongps rebuild --check DIR` only looks; `kongps doctor`
+`kongps dump` prints it on stderr, which a Kong shows when it starts; `kongps rebuild DIR` builds
+again what has its source, `kongps rebuild --check DIR` only looks; `kongps doctor`
 lists everything that is wrong, with its remedy.
 
 | | compiled Python plugin | native plugin |
@@ -39,9 +39,9 @@ lists everything that is wrong, with its remedy.
 
 ## The errors
 
-All are classes of `kongps.compiled.checks` and derive from `CompatError`, a `kongps.PluginError`.
+All are classes of `kongps.errors` and derive from `CompatError`, a `kongps.PluginError`.
 
-| class | what it says | what must match | mended by |
+| class | what it says | what must match | fixed by |
 | --- | --- | --- | --- |
 """
 
@@ -62,11 +62,11 @@ rebuild` finds it.
 def render() -> str:
     """The page's text."""
     rows = []
-    for name in compat.__all__:
-        kind = getattr(compat, name)
-        if isinstance(kind, type) and kind is not compat.CompatError:
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        if issubclass(kind, errors.CompatError) and kind.must_match:
             said = (kind.__doc__ or "").strip().partition("\n")[0].replace("``", "`")
-            rows.append(f"| `{name}` | {said} | {kind.must_match} | {kind.mended_by} |")
+            rows.append(f"| `{name}` | {said} | {kind.must_match} | {kind.fixed_by} |")
     return HEAD.format(api=PLUGIN_API) + "\n".join(rows) + "\n" + TAIL
 
 

@@ -1,6 +1,7 @@
-"""The phases in which Kong calls a plugin, in Kong's order, for what does without the core.
+"""The phases in which Kong calls a plugin, in Kong's order.
 
-The core has the same list, and compiled plugins its numbers; a test compares them.
+Their places in this list are the numbers that the core and compiled plugins have for them
+(``core/wire/phases.pxd``, ``include/kongps/phases.h``).
 """
 
 from __future__ import annotations

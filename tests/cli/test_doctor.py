@@ -141,9 +141,9 @@ def test_one_plugin_of_each_broken_kind_each_with_its_remedy(tmp_path: Path) -> 
         assert finding["level"] == "error"
         assert text in finding["text"]
         assert finding["remedy"]
-        assert "mend it with" not in finding["text"]
+        assert "fix it with" not in finding["text"]
     page = run("doctor", "--plugins-directory", str(tmp_path)).stdout.decode()
-    assert page.count("  mend it: ") == len(expected)
+    assert page.count("  fix it: ") == len(expected)
 
 
 # kong.conf

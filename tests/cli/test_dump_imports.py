@@ -14,22 +14,15 @@ import pytest
 from paths import EXAMPLES, SRC
 from server_process import run
 
-from kongps.core.wire.phases import PHASE_NAMES as PHASES_OF_THE_CORE
-from kongps.phases import PHASE_NAMES
-
 # What only serving needs, or only messages; each took at least a millisecond.
 SPARED = {
     "argparse",
-    "ast",
-    "copy",
-    "dataclasses",
     "datetime",
     "email",
     "greenlet",
     "grp",
     "hashlib",
     "importlib.metadata",
-    "inspect",
     "json",
     "kongps.compiled.checks",
     "kongps.core",
@@ -149,10 +142,6 @@ def test_what_the_examples_import_is_all_that_their_dump_adds(name: str) -> None
 def test_what_is_spared_could_be_imported(name: str) -> None:
     """Else a module that was given another name would be spared for good."""
     assert importlib.util.find_spec(name) is not None
-
-
-def test_the_phases_are_those_of_the_core() -> None:
-    assert PHASE_NAMES == PHASES_OF_THE_CORE
 
 
 @pytest.mark.parametrize("order", ["import logging", "import logging.handlers as h, logging"])

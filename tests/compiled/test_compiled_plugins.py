@@ -20,9 +20,9 @@ from shared_libraries import PLUGIN_SOURCE, dumped, needs_compiler
 from kongps import __version__
 from kongps._version import PLUGIN_API
 from kongps.compiled.build import build, rebuild
-from kongps.compiled.checks import SourceChanged, read_record
+from kongps.compiled.checks import read_record
 from kongps.compiled.record import source_hash
-from kongps.errors import BuildError, PluginError, PluginNameError
+from kongps.errors import BuildError, PluginError, PluginNameError, SourceChanged
 from kongps.plugins.loader import load_directory, load_plugin
 from kongps.testing import Kong
 
@@ -242,7 +242,7 @@ OTHERS = [python for version, python in installed().items() if version != HERE]
 
 
 @pytest.mark.parametrize("python", sorted({*OTHERS[:1], *OTHERS[-1:]}) or [None])
-def test_built_for_another_python_names_both_and_the_command_that_mends_it(
+def test_built_for_another_python_names_both_and_the_command_that_fixes_it(
     python: Optional[str], tmp_path: Path
 ) -> None:
     if python is None:
@@ -261,8 +261,8 @@ def test_built_for_another_python_names_both_and_the_command_that_mends_it(
     assert "running is CPython" in line
     checked = run("rebuild", "--check", str(plugins))
     assert checked.returncode == 1
-    command = line.partition("mend it with: ")[2]
+    command = line.partition("fix it with: ")[2]
     assert os.system(f"{command} > {tmp_path}/out 2>&1") == 0, (tmp_path / "out").read_text()
-    mended = run("dump", "--plugins-directory", str(plugins))
-    assert mended.returncode == 0
-    assert dumped(mended.stdout) == ["hello", "other"]
+    fixed = run("dump", "--plugins-directory", str(plugins))
+    assert fixed.returncode == 0
+    assert dumped(fixed.stdout) == ["hello", "other"]

@@ -21,14 +21,13 @@ from shared_libraries import compile_c, needs_compiler
 
 from kongps import get_include
 from kongps._version import PLUGIN_API
-from kongps.compiled import checks as compat
 from kongps.compiled import native
 from kongps.compiled.build import build, rebuild
 from kongps.compiled.checks import read_record
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.runners.inline import InlineRunner
 from kongps.core.wire.protobuf import encode_message
-from kongps.errors import NativeError, PluginError
+from kongps.errors import NativeError, PluginError, SourceChanged
 from kongps.plugins.loader import load_directory, load_plugin
 from kongps.testing import Kong
 
@@ -465,7 +464,7 @@ def test_a_library_that_was_built_again_is_the_new_one(tmp_path: Path) -> None:
     source.write_text(TABLE + "/* changed */")
     (result,) = rebuild(str(tmp_path), check=True)
     assert result.problem is not None
-    with pytest.raises(compat.SourceChanged):
+    with pytest.raises(SourceChanged):
         load_plugin(tmp_path, "again")
 
 

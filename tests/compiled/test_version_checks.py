@@ -1,5 +1,5 @@
 """What does not match is told before anything is loaded, in one form: what it is, what it was
-built for, what is running, what mends it."""
+built for, what is running, how to fix it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from paths import SRC
 from server_process import run
 from shared_libraries import PLUGIN_SOURCE, compile_c, dumped, needs_compiler
 
+from kongps import errors
 from kongps._version import PLUGIN_API
 from kongps.compiled import checks as compat
 from kongps.compiled.elf import ELF
@@ -39,7 +40,7 @@ def record(**other: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def refused(directory: Path, kind: type[compat.CompatError]) -> str:
+def refused(directory: Path, kind: type[errors.CompatError]) -> str:
     """Checks that the plugin is refused, that others load, and that the message has its form."""
     (directory / "other.py").write_text(PLUGIN_SOURCE)
     loaded = load_directory(directory)
@@ -51,7 +52,7 @@ def refused(directory: Path, kind: type[compat.CompatError]) -> str:
     for part in (error.what, error.built_for, error.running, error.remedy):
         assert part
         assert part in text
-    assert "mend it with: " in text
+    assert "fix it with: " in text
     assert "\n" not in text
     (examined,) = (each for each in examine(directory) if each.error is not None)
     assert str(examined.error) == text
@@ -68,22 +69,22 @@ def rebuild_command(directory: Path) -> str:
 @pytest.mark.parametrize(
     ("tag", "kind", "shown"),
     [
-        (re.sub(r"\d+", "38", TAG, count=1), compat.OtherPython, "CPython 3.8"),
-        (re.sub(r"(\d+)", r"\1d", TAG, count=1), compat.DebugBuild, "debug build"),
-        (re.sub(r"(\d+)", r"\1t", TAG, count=1), compat.FreeThreadedBuild, "free-threaded"),
-        (TAG.replace(facts()["machine"], "mips"), compat.OtherArchitecture, "mips"),
-        (re.sub("gnu|musl", "other", TAG), compat.OtherLibc, "-other"),
-        ("pypy310-pp73", compat.OtherPython, "PyPy 3.10"),
+        (re.sub(r"\d+", "38", TAG, count=1), errors.OtherPython, "CPython 3.8"),
+        (re.sub(r"(\d+)", r"\1d", TAG, count=1), errors.DebugBuild, "debug build"),
+        (re.sub(r"(\d+)", r"\1t", TAG, count=1), errors.FreeThreadedBuild, "free-threaded"),
+        (TAG.replace(facts()["machine"], "mips"), errors.OtherArchitecture, "mips"),
+        (re.sub("gnu|musl", "other", TAG), errors.OtherLibc, "-other"),
+        ("pypy310-pp73", errors.OtherPython, "PyPy 3.10"),
     ],
 )
 @pytest.mark.parametrize("by", ["name", "record"])
 def test_a_module_for_another_interpreter(
-    by: str, tag: str, kind: type[compat.CompatError], shown: str, tmp_path: Path
+    by: str, tag: str, kind: type[errors.CompatError], shown: str, tmp_path: Path
 ) -> None:
     built: dict[str, Any] = {"abi_tag": tag, "debug": "d-" in tag, "free_threaded": "t-" in tag}
     if tag.startswith("pypy"):
         built.update(implementation="pypy", python="3.10.2")
-    elif kind is compat.OtherPython:
+    elif kind is errors.OtherPython:
         built["python"] = "3.8.1"
     if by == "name":
         compile_c(tmp_path / f"hello.{tag}.so")
@@ -100,8 +101,8 @@ def test_the_command_is_rebuild_when_the_source_is_there(tmp_path: Path) -> None
     compile_c(tmp_path / "hello.cpython-38-x86_64-linux-gnu.so")
     (tmp_path / ".sources").mkdir()
     (tmp_path / ".sources" / "hello.py").write_text(PLUGIN_SOURCE)
-    text = refused(tmp_path, compat.OtherPython)
-    assert text.endswith(f"mend it with: {rebuild_command(tmp_path)}")
+    text = refused(tmp_path, errors.OtherPython)
+    assert text.endswith(f"fix it with: {rebuild_command(tmp_path)}")
 
 
 # The machine and its libraries
@@ -113,7 +114,7 @@ def test_a_module_for_another_processor(tmp_path: Path) -> None:
     other = 183 if ELF(path).machine != "aarch64" else 62
     data[18:20] = other.to_bytes(2, sys.byteorder)
     path.write_bytes(data)
-    text = refused(tmp_path, compat.OtherArchitecture)
+    text = refused(tmp_path, errors.OtherArchitecture)
     assert compat.running()["machine"] in text
     assert ("aarch64" if other == 183 else "x86_64") in text
 
@@ -129,7 +130,7 @@ def test_a_module_linked_with_another_libc(tmp_path: Path) -> None:
         "int only_here(void); int PyInit_hello(void) { return only_here(); }",
         flags=["-nostdlib", str(library)],
     )
-    text = refused(tmp_path, compat.OtherLibc)
+    text = refused(tmp_path, errors.OtherLibc)
     assert ("musl" if GLIBC else "glibc") in text
     assert facts()["libc"] in text
 
@@ -142,7 +143,7 @@ def test_a_module_that_needs_a_newer_glibc(tmp_path: Path) -> None:
     )
     (version,) = {each for each in ELF(path).versions["libc.so.6"] if each.startswith("GLIBC_2.")}
     path.write_bytes(path.read_bytes().replace(version.encode(), version.encode()[:6] + b"9.9\0\0"))
-    text = refused(tmp_path, compat.LibcTooOld)
+    text = refused(tmp_path, errors.LibcTooOld)
     assert "glibc 9.9 or newer" in text
     assert facts()["libc"] in text
 
@@ -154,7 +155,7 @@ def test_a_module_that_needs_a_library_that_is_not_there(tmp_path: Path) -> None
     )  # fmt: skip
     text = "int only_here(void); int PyInit_hello(void) { return only_here(); }"
     compile_c(tmp_path / f"hello{SUFFIX}", text, flags=[str(library)])
-    assert "libkongpstest.so.7" in refused(tmp_path, compat.LibraryMissing)
+    assert "libkongpstest.so.7" in refused(tmp_path, errors.LibraryMissing)
     # Where the file itself says where to look, and the library is there, all is well.
     found = compile_c(
         tmp_path / "b" / f"hello{SUFFIX}", text, flags=[str(library), "-Wl,-rpath,$ORIGIN/../lib"]
@@ -167,11 +168,11 @@ def test_a_module_that_needs_a_library_that_is_not_there(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("api", "kind"),
-    [(PLUGIN_API + 1, compat.PluginAPITooNew), (0, compat.PluginAPITooOld)],
+    [(PLUGIN_API + 1, errors.PluginAPITooNew), (0, errors.PluginAPITooOld)],
 )
 @pytest.mark.parametrize("native", [False, True])
 def test_another_plugin_api(
-    native: bool, api: int, kind: type[compat.CompatError], tmp_path: Path
+    native: bool, api: int, kind: type[errors.CompatError], tmp_path: Path
 ) -> None:
     if native:
         compile_c(
@@ -189,13 +190,13 @@ def test_another_plugin_api(
 
 def test_a_file_that_is_no_library(tmp_path: Path) -> None:
     (tmp_path / f"hello{SUFFIX}").write_text("not a library")
-    refused(tmp_path, compat.NotALibrary)
+    refused(tmp_path, errors.NotALibrary)
     (tmp_path / f"hello{SUFFIX}").write_text("")
-    assert "it is empty" in refused(tmp_path, compat.NotALibrary)
+    assert "it is empty" in refused(tmp_path, errors.NotALibrary)
     source = tmp_path / "hello.c"
     source.write_text("int x;")
     subprocess.run(["cc", "-c", source, "-o", tmp_path / f"hello{SUFFIX}"], check=True)
-    assert "object file" in refused(tmp_path, compat.NotALibrary)
+    assert "object file" in refused(tmp_path, errors.NotALibrary)
 
 
 def test_a_file_that_is_cut_off_anywhere(tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_a_file_that_is_cut_off_anywhere(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in (5, 40, 63, 64, 100, 1000, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        refused(tmp_path, compat.TruncatedFile)
+        refused(tmp_path, errors.TruncatedFile)
 
 
 def test_a_damaged_file_is_refused_or_checked_but_never_trips_the_check(tmp_path: Path) -> None:
@@ -212,33 +213,33 @@ def test_a_damaged_file_is_refused_or_checked_but_never_trips_the_check(tmp_path
     for place in range(0, len(whole), 97):
         path.write_bytes(whole[:place] + bytes(255 - each for each in whole[place : place + 8])
                          + whole[place + 8 :])  # fmt: skip
-        with contextlib.suppress(compat.CompatError):
+        with contextlib.suppress(errors.CompatError):
             compat.check_object("hello", str(path))
 
 
 def test_a_library_that_is_no_plugin_of_this_name(tmp_path: Path) -> None:
     compile_c(tmp_path / f"hello{SUFFIX}", "void *PyInit_goodbye(void) { return 0; }")
-    text = refused(tmp_path, compat.NotAPlugin)
+    text = refused(tmp_path, errors.NotAPlugin)
     assert "it is the module goodbye" in text
     assert "PyInit_hello" in text
     compile_c(tmp_path / f"hello{SUFFIX}", "int x;")
-    refused(tmp_path, compat.NotAPlugin)
+    refused(tmp_path, errors.NotAPlugin)
 
 
 def test_two_files_for_one_plugin(tmp_path: Path) -> None:
     compile_c(tmp_path / f"hello{SUFFIX}")
     compile_c(tmp_path / "hello.so")
-    assert f"hello{SUFFIX} and hello.so are both" in refused(tmp_path, compat.SeveralFiles)
+    assert f"hello{SUFFIX} and hello.so are both" in refused(tmp_path, errors.SeveralFiles)
     (tmp_path / "hello.so").unlink()
     (tmp_path / "hello.py").write_text(PLUGIN_SOURCE)
-    assert f"hello{SUFFIX} and hello.py are both" in refused(tmp_path, compat.SeveralFiles)
+    assert f"hello{SUFFIX} and hello.py are both" in refused(tmp_path, errors.SeveralFiles)
 
 
 def test_a_compiled_module_within_a_package_is_checked_too(tmp_path: Path) -> None:
     (tmp_path / "hello").mkdir()
     (tmp_path / "hello" / "__init__.py").write_text("from .rules import Plugin\n")
     compile_c(tmp_path / "hello" / "rules.cpython-38-x86_64-linux-gnu.so")
-    assert "rules.cpython-38" in refused(tmp_path, compat.OtherPython)
+    assert "rules.cpython-38" in refused(tmp_path, errors.OtherPython)
 
 
 # The core
@@ -254,11 +255,11 @@ def test_a_core_for_another_interpreter_is_told_in_one_sentence(tmp_path: Path) 
         env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("kongps.compiled.checks.CoreMismatch: kongps ")
+    assert last.startswith("kongps.errors.CoreMismatch: kongps ")
     assert "only for cpython-38-x86_64-linux-gnu" in last
     assert f"CPython {sys.version.split()[0]}" in last
     assert f"{sys.executable} -m pip install" in last
-    assert issubclass(compat.CoreMismatch, ImportError)
+    assert issubclass(errors.CoreMismatch, ImportError)
 
 
 # What Kong sees
@@ -275,7 +276,7 @@ def test_dump_tells_on_stderr_and_leaves_the_plugin_out(tmp_path: Path) -> None:
     # As a Kong asks for one plugin: an answer without it, and the reason in Kong's output.
     done = run("dump", "--plugins-directory", str(tmp_path), "hello")
     assert (done.returncode, dumped(done.stdout)) == (1, [])
-    assert b"mend it with: " in done.stderr
+    assert b"fix it with: " in done.stderr
 
 
 def test_every_class_has_a_test_and_a_row_for_the_table() -> None:
@@ -283,12 +284,11 @@ def test_every_class_has_a_test_and_a_row_for_the_table() -> None:
         Path(__file__).read_text()
         + (Path(__file__).parent / "test_compiled_plugins.py").read_text()
     )
-    for name in compat.__all__:
-        kind = getattr(compat, name)
-        if isinstance(kind, type) and kind is not compat.CompatError:
-            assert issubclass(kind, PluginError)
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        if issubclass(kind, errors.CompatError) and kind is not errors.CompatError:
             assert kind.must_match
-            assert kind.mended_by
+            assert kind.fixed_by
             assert f"{name}" in text.replace(f'"{name}"', ""), name
 
 

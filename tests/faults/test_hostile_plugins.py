@@ -23,8 +23,8 @@ from server_process import run, serving
 
 from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
 from kongps.core.runners.inline import InlineRunner
-from kongps.core.wire.msgpack import PackError, packb
-from kongps.errors import PDKError, ProtocolError
+from kongps.core.wire.msgpack import packb
+from kongps.errors import PackError, PDKError, ProtocolError
 
 FAILED = "kong.response.exit"
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kongps.compiled.checks import NotALibrary
-from kongps.errors import PluginError, PluginNameError, ServerError
+from kongps.errors import NotALibrary, PluginError, PluginNameError, ServerError
 from kongps.plugins.loader import (
     MAX_NAME_LENGTH,
     check_name,

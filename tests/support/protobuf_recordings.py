@@ -15,10 +15,9 @@ from made_plugins import complete
 from msgpack_recordings import CAPTURES
 
 from kongps.core.session import Session
-from kongps.core.wire.msgpack import UnpackError
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.tables import MESSAGES, RPCS
-from kongps.errors import PDKError
+from kongps.errors import PDKError, UnpackError
 from kongps.pdk.asked_once import ASKED_ONCE
 from kongps.plugins.plugin import Plugin
 from kongps.server.server import make_dispatcher

@@ -26,7 +26,7 @@ from kongps.cli.kong_conf import Finding
 from kongps.compiled import checks as compat
 from kongps.compiled.build import cython_version, rebuild
 from kongps.compiled.interpreter import readable
-from kongps.errors import PluginNameError
+from kongps.errors import CompatError, PluginNameError
 from kongps.plugins.loader import Examined, examine
 
 __all__ = ["Report", "examine_all"]
@@ -99,7 +99,7 @@ class Report:
             yield "nothing wrong was found"
         for finding in self.findings:
             yield f"{finding.level}: {finding.about}: {finding.text}"
-            yield f"  mend it: {finding.remedy}"
+            yield f"  fix it: {finding.remedy}"
 
 
 def examine_all(
@@ -250,11 +250,11 @@ def _plugin(
     stale: Optional[str],
 ) -> None:
     what = os.path.relpath(plugin.path, directory)
-    error, remedy = None, f"mend {plugin.path}"
+    error, remedy = None, f"fix {plugin.path}"
     if plugin.error is not None:
         error = plugin.error.reason
-        if isinstance(plugin.error, compat.CompatError):
-            error = error.rpartition("; mend it with: ")[0]
+        if isinstance(plugin.error, CompatError):
+            error = plugin.error.problem
             remedy = plugin.error.remedy
         elif isinstance(plugin.error, PluginNameError):
             error, remedy = f"{plugin.path}: {error}", "give the file another name"

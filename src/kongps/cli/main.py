@@ -7,11 +7,10 @@ long as its imports do. ``tests/test_dump_imports.py`` says what it does without
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 from kongps._version import __version__
@@ -33,6 +32,7 @@ from kongps.settings import (
     parse_seconds,
     parse_workers,
 )
+from kongps.stdio import print_at_once, redirect_stdout, stdout_kept_clean, write_all
 from kongps.when_imported import when_imported
 
 if TYPE_CHECKING:
@@ -399,12 +399,6 @@ def _run_server(settings: Settings) -> int:
     return OK
 
 
-def print_at_once() -> None:
-    """Has what handlers print show at once, also in a pipe."""
-    with contextlib.suppress(Exception):  # a plugin may have put anything in its place
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-
-
 def _run_file(words: list[str]) -> int:
     from kongps.cli.run import run_file
 
@@ -421,9 +415,9 @@ def _dump(options: Any) -> int:
 
 
 def _dump_all(settings: Settings, names: Sequence[str], protocol: str) -> int:
-    kept = _redirect_stdout()
+    kept = redirect_stdout()
     plugins, errors = _load(settings, names)
-    _write_only(kept, dumped(plugins, protocol, settings.socket).encode() + b"\n")
+    _write_last(kept, dumped(plugins, protocol, settings.socket).encode() + b"\n")
     return FAILED if errors else OK
 
 
@@ -476,43 +470,6 @@ def _log_warnings(format: str) -> None:
     from kongps import log
 
     log.set_up("warning", format)
-
-
-@contextlib.contextmanager
-def stdout_kept_clean() -> Iterator[None]:
-    """Sends everything that is printed to stderr for a while."""
-    kept = _redirect_stdout()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(Exception):  # a plugin may have put anything in its place
-            sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def _redirect_stdout() -> int:
-    """Sends everything that is printed from now on, C code's output included, to stderr.
-
-    :returns: a file descriptor of what stdout was.
-    """
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    return kept
-
-
-def _write_only(kept: int, data: bytes) -> None:
-    """Writes to what stdout was; whatever is printed later, at exit too, goes to stderr.
-
-    :param kept: what `_redirect_stdout` gave.
-    """
-    while data:
-        data = data[os.write(kept, data) :]
-    # The process has done its work. Looking for garbage once more, in all that was imported, would
-    # take it a tenth of its time.
-    gc.freeze()
 
 
 def _conf(options: Any) -> int:
@@ -650,12 +607,19 @@ def _tell_of_modes(settings: Settings) -> None:
     logging.getLogger("kongps").info("-m and -g have no effect: handlers run in greenlets")
 
 
+def _write_last(kept: int, data: bytes) -> None:
+    write_all(kept, data)
+    # The process has done its work. Looking for garbage once more, in all that was imported, would
+    # take it a tenth of its time.
+    gc.freeze()
+
+
 def _dump_one(settings: Settings, name: str) -> int:
-    kept = _redirect_stdout()
+    kept = redirect_stdout()
     plugins, _ = _load(settings, [name])
     if not plugins:
         return FAILED
     import msgpack
 
-    _write_only(kept, msgpack.packb(plugins[0].info()))
+    _write_last(kept, msgpack.packb(plugins[0].info()))
     return OK

@@ -31,7 +31,7 @@ from kongps.compiled import interpreter
 from kongps.compiled.interpreter import facts, readable
 from kongps.compiled.load import compiled_name
 from kongps.compiled.record import c_source, source_hash
-from kongps.errors import BuildError
+from kongps.errors import BuildError, SeveralFiles
 from kongps.plugins.loader import check_name, examine
 
 __all__ = ["Rebuilt", "build", "cython_version", "rebuild"]
@@ -442,7 +442,7 @@ def rebuild(directory: str, *, check: bool = False, progress: Progress = print) 
         progress(f"{plugin.name}: {problem}")
         if check:
             continue
-        if isinstance(plugin.error, compat.SeveralFiles):
+        if isinstance(plugin.error, SeveralFiles):
             result.failure = "it is not clear which file is the plugin"
             continue
         result.failure = _rebuild_one(directory, path, progress)

@@ -3,7 +3,7 @@
 Everything is read from the file itself: its name, its ELF headers, and the record that ``kongps
 build`` puts into it. What does not fit raises a :class:`CompatError`, of a class of its own for
 each kind of mismatch; its text says what the file is, what it was built for, what is running, and
-what mends it. ``docs/versions.md`` is made from these classes.
+how to fix it. ``docs/versions.md`` is made from these classes, which are in ``kongps.errors``.
 """
 
 from __future__ import annotations
@@ -17,31 +17,35 @@ import struct
 import sys
 import sysconfig
 from collections.abc import Iterable
-from typing import Any, ClassVar, Optional
+from typing import Any, Optional
 
 from kongps._version import PLUGIN_API, __version__
-from kongps.compiled.elf import ELF, NotELF, Truncated
+from kongps.compiled.elf import ELF
 from kongps.compiled.interpreter import facts, readable
 from kongps.compiled.record import SECTION, parse, source_hash
-from kongps.errors import PluginError
+from kongps.errors import (
+    CompatError,
+    CoreMismatch,
+    DebugBuild,
+    FreeThreadedBuild,
+    LibcTooOld,
+    LibraryMissing,
+    NotALibrary,
+    NotAPlugin,
+    NotELF,
+    OtherArchitecture,
+    OtherLibc,
+    OtherPython,
+    PluginAPITooNew,
+    PluginAPITooOld,
+    PluginError,
+    SeveralFiles,
+    SourceChanged,
+    Truncated,
+    TruncatedFile,
+)
 
 __all__ = [
-    "CompatError",
-    "CoreMismatch",
-    "DebugBuild",
-    "FreeThreadedBuild",
-    "LibcTooOld",
-    "LibraryMissing",
-    "NotALibrary",
-    "NotAPlugin",
-    "OtherArchitecture",
-    "OtherLibc",
-    "OtherPython",
-    "PluginAPITooNew",
-    "PluginAPITooOld",
-    "SeveralFiles",
-    "SourceChanged",
-    "TruncatedFile",
     "check_object",
     "check_source",
     "choose",
@@ -64,161 +68,6 @@ _TAG = re.compile(
     r"\.(?P<tag>(?:cpython-|cp|pypy|graalpy)(?P<version>\d+)(?P<flags>[a-z]*)"
     r"[A-Za-z0-9_]*(?:-(?P<platform>[A-Za-z0-9_-]+))?)\.so$"
 )
-
-
-class CompatError(PluginError):
-    """A compiled file and what runs do not match.
-
-    :ivar plugin: the plugin's name; ``kongps`` for the core itself.
-    :ivar what: what the file is.
-    :ivar built_for: what it was built for, or what it holds.
-    :ivar running: what is running, or what is needed.
-    :ivar remedy: the command that mends it, or what to do.
-
-    The subclasses have two class attributes, from which the table of ``docs/versions.md`` is
-    made: ``must_match``, what it is about, and ``mended_by``.
-    """
-
-    must_match: ClassVar[str] = ""
-    mended_by: ClassVar[str] = ""
-
-    def __init__(self, plugin: str, what: str, built_for: str, running: str, remedy: str) -> None:
-        reason = (
-            f"{what}: it is built for {built_for}; running is {running}; mend it with: {remedy}"
-        )
-        super().__init__(plugin, self.word(what, built_for, running, remedy) or reason)
-        self.what = what
-        self.built_for = built_for
-        self.running = running
-        self.remedy = remedy
-
-    def word(self, what: str, built_for: str, running: str, remedy: str) -> str:
-        """The message, where the usual one does not fit; empty otherwise."""
-        return ""
-
-
-class _Found(CompatError):
-    """A mismatch that is not about what a file was built for, but about what it is."""
-
-    def word(self, what: str, built_for: str, running: str, remedy: str) -> str:
-        return f"{what}: {built_for}; {running}; mend it with: {remedy}"
-
-
-class OtherPython(CompatError):
-    """It was compiled for another Python: another version, or another implementation."""
-
-    must_match = "the Python version, such as 3.11, and the implementation, CPython"
-    mended_by = "`kongps rebuild DIR` with the Python that runs kongps"
-
-
-class DebugBuild(CompatError):
-    """It was compiled for a debug build of Python and this is none, or the other way round."""
-
-    must_match = "debug build or not"
-    mended_by = "`kongps rebuild DIR` with the Python that runs kongps"
-
-
-class FreeThreadedBuild(CompatError):
-    """It was compiled for a free-threaded Python and this is none, or the other way round."""
-
-    must_match = "free-threaded build or not"
-    mended_by = "`kongps rebuild DIR` with the Python that runs kongps"
-
-
-class OtherArchitecture(CompatError):
-    """It was compiled for another processor."""
-
-    must_match = "the processor, such as x86_64 or aarch64"
-    mended_by = "`kongps rebuild DIR` on a machine of this architecture"
-
-
-class OtherLibc(CompatError):
-    """It was linked with another C library: glibc here, musl there."""
-
-    must_match = "the C library, glibc or musl"
-    mended_by = "`kongps rebuild DIR` on the machine that runs kongps, or one like it"
-
-
-class LibcTooOld(CompatError):
-    """It needs a newer glibc than the one that is running."""
-
-    must_match = "glibc, at least as new as where the plugin was built"
-    mended_by = "`kongps rebuild DIR` on the machine that runs kongps, or an older one"
-
-
-class PluginAPITooOld(CompatError):
-    """It was built against a plugin API that this kongps no longer has."""
-
-    must_match = "the plugin API of kongps, not too old"
-    mended_by = "`kongps rebuild DIR`"
-
-
-class PluginAPITooNew(CompatError):
-    """It was built against a plugin API that this kongps does not have yet."""
-
-    must_match = "the plugin API of kongps, not newer than kongps'"
-    mended_by = "`python -m pip install --upgrade kongps`, or `kongps rebuild DIR` with this one"
-
-
-class NotALibrary(_Found):
-    """It has the name of a compiled plugin, but is no shared library."""
-
-    must_match = "the kind of file: an ELF shared library"
-    mended_by = "`kongps rebuild DIR` or `kongps build SOURCE`; copy the whole file again"
-
-
-class TruncatedFile(_Found):
-    """The file is cut off: a copy that was not finished."""
-
-    must_match = "the whole file"
-    mended_by = "`kongps rebuild DIR`, or copying it again"
-
-
-class NotAPlugin(_Found):
-    """It exports neither what Python looks for in a module of its name nor a native plugin's table.
-
-    A module has the name it was compiled with: renaming the file does not rename the plugin.
-    """
-
-    must_match = "the exported symbol: `PyInit_NAME`, or `kongps_plugin` of a native plugin"
-    mended_by = "`kongps build SOURCE`; giving the file the name that it was compiled with"
-
-
-class LibraryMissing(_Found):
-    """It needs a shared library that this machine does not have."""
-
-    must_match = "the shared libraries that the plugin is linked with"
-    mended_by = "installing the library, or naming its directory in LD_LIBRARY_PATH"
-
-
-class SourceChanged(_Found):
-    """The source beside it is not the one that it was compiled from."""
-
-    must_match = "a source in the plugins directory and what was compiled from it"
-    mended_by = "`kongps rebuild DIR`"
-
-
-class SeveralFiles(_Found):
-    """Two files are the same plugin."""
-
-    must_match = "one file per plugin, or a compiled one and its source"
-    mended_by = "removing or renaming one of them"
-
-
-class CoreMismatch(CompatError, ImportError):
-    """The compiled core of kongps does not fit this interpreter; ``import kongps`` raises it."""
-
-    must_match = "kongps' own compiled core and the interpreter"
-    mended_by = "installing kongps with the interpreter that is to run it"
-
-    def word(self, what: str, built_for: str, running: str, remedy: str) -> str:
-        return (
-            f"{what} has no compiled core for this interpreter, {running}, only for {built_for}; "
-            f"build it with: {remedy}"
-        )
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 # What runs

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Union
 
-__all__ = ["ELF", "MACHINES", "NotELF", "Symbol", "Truncated"]
+from kongps.errors import NotELF, Truncated
+
+__all__ = ["ELF", "MACHINES", "Symbol"]
 
 # The machines that kongps is built for and those one is likely to meet, by e_machine.
 MACHINES = {
@@ -37,14 +39,6 @@ _SHT_NOBITS = 8
 _DT_NEEDED, _DT_STRTAB, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 14, 15, 29
 _DT_VERNEED, _DT_VERNEEDNUM = 0x6FFFFFFE, 0x6FFFFFFF
 _ET_EXEC, _ET_DYN = 2, 3
-
-
-class NotELF(ValueError):
-    """The file is no ELF library or program."""
-
-
-class Truncated(ValueError):
-    """The file ends before what its headers promise."""
 
 
 @dataclass(frozen=True)

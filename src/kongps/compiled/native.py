@@ -14,19 +14,21 @@ import cffi
 import msgspec
 
 from kongps._version import PLUGIN_API
-from kongps.compiled.checks import (
-    NATIVE_SYMBOL,
-    OLDEST_PLUGIN_API,
+from kongps.compiled.checks import NATIVE_SYMBOL, OLDEST_PLUGIN_API
+from kongps.core.runners.native import NativeHandler, use_log_arguments
+from kongps.errors import (
+    ConfigError,
+    NativeError,
     PluginAPITooNew,
     PluginAPITooOld,
+    PluginError,
+    SchemaError,
 )
-from kongps.core.runners.native import NativeHandler, use_log_arguments
-from kongps.errors import ConfigError, NativeError, PluginError
 from kongps.pdk import functions as _functions  # noqa: F401  (registers the table of functions)
 from kongps.pdk.log import log_arguments
 from kongps.phases import PHASE_NAMES
 from kongps.plugins.plugin import Placed, Plugin, bare_pdk
-from kongps.plugins.schema import SchemaError, own_schema
+from kongps.plugins.schema import own_schema
 
 __all__ = ["CDEF", "load"]
 

@@ -30,9 +30,9 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Optional
 
-from kongps.errors import PluginError
+from kongps.errors import PluginError, SchemaError, UnsupportedType
 from kongps.phases import PHASE_NAMES
-from kongps.plugins.config import Record, UnsupportedType, read_structure
+from kongps.plugins.config import Record, read_structure
 from kongps.plugins.config.structures import has_fields, is_dataclass, is_struct
 from kongps.plugins.plugin import (
     HOOKS,
@@ -43,7 +43,7 @@ from kongps.plugins.plugin import (
     typed_pdk,
 )
 from kongps.plugins.runs_in import place
-from kongps.plugins.schema import SchemaError, assemble, own_schema
+from kongps.plugins.schema import assemble, own_schema
 from kongps.settings import ON_ERROR
 
 __all__ = ["DEFAULT_VERSION", "EXPECTED", "find"]

@@ -13,7 +13,9 @@ import enum
 from collections.abc import Iterable
 from typing import Any, Optional
 
-__all__ = ["SchemaError", "assemble", "check_fields", "own_schema", "plain"]
+from kongps.errors import SchemaError
+
+__all__ = ["assemble", "check_fields", "own_schema", "plain"]
 
 # What each of Kong's types needs to have beside it.
 TYPES: dict[str, tuple[str, ...]] = {
@@ -28,10 +30,6 @@ TYPES: dict[str, tuple[str, ...]] = {
     "set": ("elements",),
     "string": (),
 }
-
-
-class SchemaError(ValueError):
-    """A plugin's own schema is not one."""
 
 
 def assemble(

@@ -19,8 +19,8 @@ import msgspec
 
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.report import report
-from kongps.core.wire.msgpack import PackError, packb
-from kongps.errors import ConfigError, KongpsError
+from kongps.core.wire.msgpack import packb
+from kongps.errors import ConfigError, KongpsError, PackError
 from kongps.plugins.loader import shown_name, valid_name
 from kongps.plugins.plugin import missing_plugin
 from kongps.server.placement import CLOSE, START, Handlers

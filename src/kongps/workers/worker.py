@@ -23,6 +23,7 @@ from kongps.server.server import (
     SUCCESSOR_TIME,
     Server,
 )
+from kongps.stdio import print_at_once, stdout_kept_clean
 
 if TYPE_CHECKING:
     from kongps.plugins.plugin import Plugin
@@ -294,8 +295,6 @@ def work(
     :param plugins: the plugins to serve; those of the plugins directory when None.
     :returns: the exit code.
     """
-    from kongps.cli.main import print_at_once, stdout_kept_clean
-
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # until it has handlers for them
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

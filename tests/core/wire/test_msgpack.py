@@ -11,7 +11,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from kongps.core.wire.msgpack import LIMITS, Ext, PackError, UnpackError, packb, unpackb
+from kongps.core.wire.msgpack import LIMITS, Ext, packb, unpackb
+from kongps.errors import PackError, UnpackError
 
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)))

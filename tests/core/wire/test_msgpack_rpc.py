@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kongps.core.wire.msgpack import PackError
 from kongps.core.wire.msgpack_rpc import MsgPackRPC
-from kongps.errors import ProtocolError
+from kongps.errors import PackError, ProtocolError
 
 
 def request(sequence: int, method: str, *args: Any) -> bytes:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from paths import DATA
 from protobuf_oracle import MESSAGE_FIELDS, WELL_KNOWN
 
-from kongps.core.wire.msgpack import PackError, UnpackError
 from kongps.core.wire.protobuf import LIMITS, decode_message, encode_message
 from kongps.core.wire.tables import MESSAGES, RPCS
+from kongps.errors import PackError, UnpackError
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 NUMBERS = st.one_of(st.integers(-(2**53), 2**53), st.floats(allow_nan=False))

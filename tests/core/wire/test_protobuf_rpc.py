@@ -21,11 +21,10 @@ from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
 from kongps.core.runners.inline import InlineRunner
 from kongps.core.session import Session
 from kongps.core.wire.function import registered
-from kongps.core.wire.msgpack import PackError
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.protobuf_rpc import ProtobufRPC
 from kongps.core.wire.tables import ADAPTED, RPCS
-from kongps.errors import PDKError, ProtocolError
+from kongps.errors import PackError, PDKError, ProtocolError
 from kongps.server.server import make_dispatcher
 
 # Bytes of calls that are sent before an answer is waited for, and of a frame with a call of Kong.

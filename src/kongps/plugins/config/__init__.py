@@ -12,7 +12,6 @@ message made here carries a value of the configuration, which may be a secret.
 
 from __future__ import annotations
 
-from kongps.plugins.config.kinds import UnsupportedType
 from kongps.plugins.config.structures import Record, read_structure
 
-__all__ = ["Record", "UnsupportedType", "read_structure"]
+__all__ = ["Record", "read_structure"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Optional, Union, get_args
 
-from kongps.data import Data
-from kongps.errors import ConfigError
-from kongps.plugins.config.rules import Rules
+from kongps.errors import ConfigError, UnsupportedType
+from kongps.plugins.config.rules import NO_RULES, Rules
 
 __all__ = [
     "MISSING",
@@ -26,7 +26,6 @@ __all__ = [
     "Nullable",
     "Scalar",
     "SetOf",
-    "UnsupportedType",
     "Variant",
     "a_kind_of",
     "optional_kind",
@@ -42,22 +41,6 @@ class _Missing:
 
 
 MISSING: Any = _Missing()
-
-
-class UnsupportedType(TypeError):
-    """A structure has a field that a configuration of Kong's cannot fill.
-
-    :ivar path: the field, in the datastore's names.
-    :ivar reason: what is wrong with it, and what to do.
-    """
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 _WORDS = {
@@ -76,10 +59,11 @@ def a_kind_of(value: object) -> str:
     return _WORDS.get(type(value), f"an object of type {type(value).__name__}")
 
 
-class Kind(Data):
+@dataclass(frozen=True)
+class Kind:
     """Base of the kinds."""
 
-    rules: Rules = Rules()
+    rules: Rules = NO_RULES
 
     type_name: str = ""  # Kong's name of the type
     takes_sizes: bool = False  # whether len_min and len_max fit it
@@ -121,7 +105,7 @@ class Kind(Data):
             raise UnsupportedType(path, "a bound on the length needs str, list, set or dict")
         if rules.one_of is not None and self.type_name not in ("string", "integer", "number"):
             raise UnsupportedType(path, "one_of needs str, int or float; put it on the elements")
-        return self.replace(rules=rules)
+        return replace(self, rules=rules)
 
     def _refuse(self, value: object, path: str) -> ConfigError:
         # A value of the right type breaks a rule; its type is no news then.
@@ -157,6 +141,7 @@ _TYPE_NAMES: dict[Any, str] = {
 }
 
 
+@dataclass(frozen=True)
 class Scalar(Kind):
     """A string, boolean, integer or number."""
 
@@ -189,6 +174,7 @@ class Scalar(Kind):
         }
 
 
+@dataclass(frozen=True)
 class Choice(Kind):
     """One of some strings or numbers: a ``Literal`` or an enum."""
 
@@ -220,6 +206,7 @@ class Choice(Kind):
         return "one of " + ", ".join(map(repr, values))
 
 
+@dataclass(frozen=True)
 class _Sequence(Kind):
     """What arrays, sets and tuples share: Lua's empty table, elements, lengths."""
 
@@ -237,6 +224,7 @@ class _Sequence(Kind):
         return [element.decode(item, f"{path}[{index}]") for index, item in enumerate(items)]
 
 
+@dataclass(frozen=True)
 class Array(_Sequence):
     """A list, or a tuple of any length."""
 
@@ -257,6 +245,7 @@ class Array(_Sequence):
         return {**super().schema(path), "elements": self.element.schema(f"{path}[]")}
 
 
+@dataclass(frozen=True)
 class FixedArray(_Sequence):
     """A tuple of a fixed length, each element of its own kind."""
 
@@ -291,6 +280,7 @@ class FixedArray(_Sequence):
         return f"an array of {len(self.elements)}"
 
 
+@dataclass(frozen=True)
 class SetOf(_Sequence):
     """A set or frozenset of strings, numbers or booleans."""
 
@@ -316,6 +306,7 @@ class SetOf(_Sequence):
         return f"an array{self.rules.words()}"
 
 
+@dataclass(frozen=True)
 class Map(Kind):
     """A dict with string keys."""
 
@@ -350,6 +341,7 @@ class Map(Kind):
         }
 
 
+@dataclass(frozen=True)
 class Nullable(Kind):
     """An element of an array or a value of a map that may be null."""
 
@@ -368,6 +360,7 @@ class Nullable(Kind):
         return self.kind.expected()
 
 
+@dataclass(frozen=True)
 class Anything(Kind):
     """``Any``: the value as JSON gave it. Kong has no such type: the plugin needs a Schema."""
 
@@ -382,6 +375,7 @@ class Anything(Kind):
         )
 
 
+@dataclass(frozen=True)
 class Variant(Kind):
     """A union of simple types. Kong has no such type: the plugin needs a Schema."""
 

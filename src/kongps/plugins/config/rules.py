@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Optional, Union
-
-from kongps.data import Data
 
 if TYPE_CHECKING:
     from msgspec import Meta
 
     from kongps.plugins.fields import Field
 
-__all__ = ["Rules"]
+__all__ = ["NO_RULES", "Rules"]
 
 Number = Union[int, float]
 
@@ -25,7 +23,8 @@ MAX_INTEGER = 2**53
 MAX_NUMBER = sys.float_info.max
 
 
-class Rules(Data):
+@dataclass(frozen=True)
+class Rules:
     """What holds for a value beyond its type; everything may be unset."""
 
     ge: Optional[Number] = None
@@ -40,7 +39,7 @@ class Rules(Data):
     one_of: Optional[tuple[Any, ...]] = None
     referenceable: bool = False
     encrypted: bool = False
-    extra: Mapping[str, Any] = MappingProxyType({})
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def with_meta(self, meta: Meta) -> Rules:
         """These rules and those of a ``msgspec.Meta``."""
@@ -72,7 +71,8 @@ class Rules(Data):
         )
 
     def _with(self, **changes: Any) -> Rules:
-        return self.replace(**{name: value for name, value in changes.items() if value is not None})
+        given = {name: value for name, value in changes.items() if value is not None}
+        return replace(self, **given)
 
     @property
     def numeric(self) -> bool:
@@ -179,6 +179,10 @@ class Rules(Data):
         if self.one_of is not None:
             parts.append("out of " + ", ".join(map(repr, self.one_of)))
         return "".join(f" {part}" for part in parts)
+
+
+# Of a kind whose values may be any of their type.
+NO_RULES = Rules()
 
 
 def _plain(number: Number) -> Number:

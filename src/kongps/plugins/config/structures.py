@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import collections.abc as abc
+import dataclasses
 import enum
 import sys
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 
-from kongps.data import Data
-from kongps.errors import ConfigError
+from kongps.errors import ConfigError, UnsupportedType
 from kongps.plugins.config.hints import (
     annotated_names,
     field_hints,
@@ -28,7 +29,6 @@ from kongps.plugins.config.kinds import (
     Map,
     Scalar,
     SetOf,
-    UnsupportedType,
     Variant,
     optional_kind,
     scalar_type_name,
@@ -62,7 +62,8 @@ _SUPPORTED = (
 )
 
 
-class StructureField(Data):
+@dataclass(frozen=True)
+class StructureField:
     """One field of a structure.
 
     :ivar attribute: its name in Python.
@@ -139,6 +140,7 @@ class StructureField(Data):
         return encoded
 
 
+@dataclass(frozen=True)
 class Record(Kind):
     """A structure: a class with annotated fields."""
 
@@ -163,9 +165,7 @@ class Record(Kind):
         if base is None:
             return self.cls(**values)
         if self.style == "dataclass":
-            import dataclasses
-
-            return dataclasses.replace(base, **values)
+            return replace(base, **values)
         if self.style == "struct":
             import msgspec
 
@@ -313,7 +313,8 @@ def read_structure(cls: type, path: str = "config") -> Record:
     return _Reader().structure(cls, path)
 
 
-class _Said(Data):
+@dataclass(frozen=True)
+class _Said:
     """What an annotation says: a kind, and what belongs to the field that has it."""
 
     kind: Kind
@@ -401,13 +402,13 @@ class _Reader:
                 raise UnsupportedType(path, "kongps.Field in an annotation needs its parentheses")
         if rules != said.kind.rules:
             changes["kind"] = said.kind.with_rules(rules, path)
-        return said.replace(**changes)
+        return replace(said, **changes)
 
     def _union(self, members: tuple[Any, ...], path: str) -> _Said:
         some = [member for member in members if member is not type(None)]
         nullable = len(some) < len(members)
         if len(some) == 1:
-            return self.read(some[0], path).replace(nullable=nullable)
+            return replace(self.read(some[0], path), nullable=nullable)
         if set(some) == {int, float}:
             return _Said(Scalar.of(Union[int, float]), nullable)
         kinds = tuple(self.element(member, path) for member in some)
@@ -486,7 +487,8 @@ def _unsupported(hint: Any, path: str) -> UnsupportedType:
     )
 
 
-class _Row(Data):
+@dataclass(frozen=True)
+class _Row:
     """A field as its class declares it, its annotation aside."""
 
     attribute: str
@@ -559,8 +561,6 @@ def _is_init_var(each: Any) -> bool:
 
 
 def _dataclass_rows(cls: Any, path: str) -> list[_Row]:
-    import dataclasses
-
     rows = []
     for each in cls.__dataclass_fields__.values():
         if _is_init_var(each) and each.default is dataclasses.MISSING:

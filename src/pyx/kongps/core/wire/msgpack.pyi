@@ -2,9 +2,6 @@ from typing import Any, Final
 
 LIMITS: Final[dict[str, int]]
 
-class PackError(ValueError): ...
-class UnpackError(ValueError): ...
-
 class Ext:
     @property
     def code(self) -> int: ...

@@ -20,6 +20,8 @@ from libc.string cimport memcpy
 
 from kongps.core.io.buffer cimport Buffer, buffer_append, buffer_free, buffer_reserve, buffer_size
 
+from kongps.errors import PackError, UnpackError
+
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size)
     long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
@@ -27,14 +29,6 @@ cdef extern from "Python.h":
     bint PyLong_Check(object value)
     bint PyFloat_Check(object value)
     void PyErr_Clear()
-
-
-class PackError(ValueError):
-    """A value cannot be written as MessagePack; the message says which and why."""
-
-
-class UnpackError(ValueError):
-    """Bytes are not MessagePack, or exceed one of the limits of this module."""
 
 
 cdef class Ext:

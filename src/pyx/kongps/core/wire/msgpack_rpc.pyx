@@ -27,8 +27,8 @@ from kongps.core.wire.protocol cimport (
     COMMAND, HANDLE_EVENT, INVALID, MAX_MESSAGE, STEP, STEP_ERROR, Call, Protocol,
 )
 
-from kongps.core.wire.msgpack import PackError, UnpackError, packb
-from kongps.errors import ProtocolError
+from kongps.core.wire.msgpack import packb
+from kongps.errors import PackError, ProtocolError, UnpackError
 
 cdef enum:
     REQUEST = 0

@@ -1,8 +1,8 @@
-"""The phases in which Kong calls a plugin; the one list of them."""
+"""The phases in which Kong calls a plugin, by number."""
 
 from libc.string cimport memcmp
 
-PHASE_NAMES = ("certificate", "rewrite", "access", "response", "preread", "log")
+from kongps.phases import PHASE_NAMES
 
 
 cdef int phase_number(const char* name, size_t size) noexcept:

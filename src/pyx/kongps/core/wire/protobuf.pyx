@@ -18,8 +18,8 @@ from libc.string cimport memcpy, memmove
 
 from kongps.core.io.buffer cimport Buffer, buffer_append, buffer_free, buffer_reserve, buffer_size
 
-from kongps.core.wire.msgpack import PackError, UnpackError
 from kongps.core.wire.tables import MESSAGES
+from kongps.errors import PackError, UnpackError
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size)

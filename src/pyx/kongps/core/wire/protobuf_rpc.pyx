@@ -31,9 +31,8 @@ from kongps.core.wire.protocol cimport (
     COMMAND, HANDLE_EVENT, MAX_MESSAGE, STEP, STEP_ERROR, Protocol,
 )
 
-from kongps.core.wire.msgpack import PackError, UnpackError
-from kongps.core.wire.tables import ADAPTED, RPCS, Adapted, AnswerError
-from kongps.errors import PDKError, ProtocolError
+from kongps.core.wire.tables import ADAPTED, RPCS, Adapted
+from kongps.errors import AnswerError, PDKError, PackError, ProtocolError, UnpackError
 
 cdef enum:
     # Tags of RpcCall, CmdHandleEvent and RpcReturn on the path of every event.

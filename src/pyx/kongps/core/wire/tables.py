@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from kongps.core.wire.body_file import BodyFile
+from kongps.errors import AnswerError
 
 MESSAGES = {
     # What Kong asks of a plugin server, and what it gets.
@@ -150,10 +151,6 @@ RPCS = {
 DEFAULT_LIMIT = 100
 
 JSON_TYPE = "application/json; charset=utf-8"
-
-
-class AnswerError(Exception):
-    """Kong answered a PDK function with an error; the text is its message."""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from kongps.core.workers.journal cimport (
 from kongps.core.io.loop cimport Loop
 from kongps.core.wire.msgpack cimport Scanner, scan, scanner_reset
 
-from kongps.core.wire.msgpack import UnpackError
 from kongps.core.report import report
+from kongps.errors import UnpackError
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:

@@ -19,7 +19,8 @@ from kongps.core.wire.msgpack_rpc cimport MsgPackRPC, PeerRPC
 from kongps.core.wire.protocol cimport Protocol
 
 from kongps.core.connection import Unfinished
-from kongps.core.wire.msgpack import UnpackError, packb
+from kongps.core.wire.msgpack import packb
+from kongps.errors import UnpackError
 
 cdef enum:
     ANSWER = 1
