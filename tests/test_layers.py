@@ -34,6 +34,7 @@ LAYERS = [
     "kongps.core.connection",
     "kongps.core.workers",
     "kongps.log",
+    "kongps.stdio",
     "kongps.pdk",
     "kongps.compiled",
     "kongps.kong_pdk",
@@ -57,7 +58,6 @@ TO_GO: set[tuple[str, str]] = {
     ("kongps.compiled.native", "kongps.plugins.schema"),
     ("kongps.core.connection", "kongps.core.workers.journal"),
     ("kongps.core.wire.protocol", "kongps.core.workers.journal"),
-    ("kongps.workers.worker", "kongps.cli.main"),
 }
 
 _ROOTS = (SRC, SRC / "pyx")
