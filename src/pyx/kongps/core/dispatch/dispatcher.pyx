@@ -23,10 +23,9 @@ from kongps.core.wire.protocol cimport (
 )
 
 from kongps.core.wire.body_file import BodyFile
-from kongps.core.wire.msgpack import PackError
 from kongps.core.wire.phases import PHASE_NAMES
 from kongps.core.report import report, told_of
-from kongps.errors import KongpsError, PDKError
+from kongps.errors import KongpsError, PDKError, PackError
 
 cdef enum:
     FIRST_EVENTS = 64   # places of the event table at first; it doubles when half of it is taken
@@ -810,9 +809,11 @@ cdef class Dispatcher:
             if isinstance(result, DeferredResult):
                 return (<DeferredResult>result).give(protocol, call.sequence)
             protocol.answer_result(call.sequence, result)
-        except KongpsError as error:
-            protocol.answer_error(call.sequence, str(error))
         except Exception as error:
+            # What a command raises on purpose is its answer; a result that cannot be packed is not.
+            if isinstance(error, KongpsError) and not isinstance(error, PackError):
+                protocol.answer_error(call.sequence, str(error))
+                return 0
             report(ERROR, "%s failed", call.method, error=error)
             protocol.answer_error(call.sequence, f"{call.method} failed: {type(error).__name__}")
         return 0
