@@ -489,7 +489,7 @@ def rounds_of(
     plugin = plugin_of(pipelined=pipelined)
     dispatcher = Dispatcher(InlineRunner())
     dispatcher.add_instance(Instance(1, plugin, {}, 0.0, {"access": handler}))
-    loop = Loop()
+    loop = Loop(16)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listening.bind(str(path))
     listening.listen()

@@ -305,65 +305,50 @@ KINDS = {{
 """
 
 
-@pytest.mark.parametrize("protocol", ["MsgPack:1", "ProtoBuf:1"])
-@pytest.mark.parametrize("way", ["inline", "in a thread", "async"])
-@pytest.mark.parametrize(
-    "what", ["everything", "epolls", "waker", "listener", "connections", "store"]
-)
-def test_file_descriptors_of_the_server_that_a_plugin_closes(
-    plugins: Path, short_path: Path, what: str, way: str, protocol: str
-) -> None:
-    path = short_path / "k.sock"
-    text = LOSER.format(
+def loser(way: str, path: Path) -> str:
+    return LOSER.format(
         blocking="blocking = True" if way == "in a thread" else "",
         async_="async " if way == "async" else "",
         store=f"{path}.d/",
     )
-    write(plugins, "loser", text)
+
+
+@pytest.mark.parametrize("way", ["inline", "in a thread", "async"])
+@pytest.mark.parametrize("what", ["everything", "epolls", "waker", "listener", "connections"])
+def test_file_descriptors_of_the_server_that_a_plugin_closes(
+    plugins: Path, short_path: Path, what: str, way: str
+) -> None:
+    """The server ends in good order and says why; whoever started it starts it again."""
+    path = short_path / "k.sock"
+    write(plugins, "loser", loser(way, path))
     with serving(plugins, path, "--shutdown-timeout", "0.2") as server:
-        connect: Any = server.connect if protocol == "MsgPack:1" else server.connect_protobuf
-        other = server.connect()
-        wire = connect()
-        harmless, hello = wire.start("loser"), wire.start("hello")
-        connect().event(harmless)
+        wire = server.connect()
+        kept = wire.start("hello")
+        instance = wire.start("loser", json.dumps({"what": what}))
         with contextlib.suppress(OSError):
-            wire.event(wire.start("loser", json.dumps({"what": what})))
-        if what == "store":
-            assert other.start("hello")  # it is looked at when it is needed
-        server.wait_for(lambda: "plugin code has closed" in server.text(), 5.0)
-        server.wait_for(server.is_listening, 5.0)
-        for _ in range(2):
-            assert server.connect().call("GetStatus", 0)["Pid"] == server.process.pid
-            connect().event(harmless)
-            assert connect().event(hello)
-        kept = server.connect().start("hello")
-        if what in ("epolls", "waker", "listener", "store"):
-            assert other.call("GetStatus", 0)["Pid"] == server.process.pid
-        assert ("opening it anew" in server.text()) == (
-            what in ("everything", "listener", "connections", "store")
-        )
-        assert "Traceback" not in server.text(), server.text()
-        server.process.terminate()
-        assert server.end() == 0
+            wire.event(instance)
+        assert server.end() == 1
+        assert "plugin code has closed file descriptors of the server" in server.text()
+        # What is left of an asyncio loop whose descriptors are gone complains at the very end.
+        assert way == "async" or "Traceback" not in server.text(), server.text()
     with serving(plugins, path) as server:
         assert server.connect().event(kept)
 
 
-def test_a_socket_that_a_plugin_closes_and_that_cannot_be_opened_anew(
-    plugins: Path, short_path: Path
-) -> None:
-    """Kong starts a server again that has ended, and no other."""
+@pytest.mark.parametrize("way", ["inline", "in a thread", "async"])
+def test_the_store_that_a_plugin_closes(plugins: Path, short_path: Path, way: str) -> None:
     path = short_path / "k.sock"
-    text = LOSER.format(blocking="", async_="", store="")
-    write(plugins, "loser", text)
+    write(plugins, "loser", loser(way, path))
     with serving(plugins, path) as server:
         wire = server.connect()
-        instance = wire.start("loser", '{"what": "listener"}')
-        path.unlink()
-        path.mkdir()
-        wire.event(instance)
-        assert server.end() == 1
-        assert "exists and is no socket" in server.text()
+        assert wire.event(wire.start("loser", '{"what": "store"}'))
+        kept = server.connect().start("hello")
+        assert "opening it anew" in server.text()
+        assert server.connect().call("GetStatus", 0)["Pid"] == server.process.pid
+        server.process.terminate()
+        assert server.end() == 0
+    with serving(plugins, path) as server:
+        assert server.connect().event(kept)
 
 
 def test_a_worker_whose_file_descriptors_a_plugin_closes_is_replaced(

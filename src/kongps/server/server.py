@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from kongps._version import __version__
 from kongps.core.connection import Unfinished, serve
 from kongps.core.dispatch.dispatcher import Dispatcher
-from kongps.core.io.loop import Listener, Loop
+from kongps.core.io.loop import Loop
 from kongps.core.io.memory import give_back_memory
 from kongps.core.report import report
 from kongps.core.runners.watchdog import INTERRUPT
@@ -59,10 +59,6 @@ HAND_OVER_INTERVAL = 0.02
 # Seconds that a server that ends waits for the lock on its socket's directory. Servers keep it for
 # a moment; others may keep it for long.
 LONGEST_LOCK = 0.2
-
-# Seconds that a socket which plugin code closes may go on to be there: of what one call closes
-# together, such as os.closerange in a thread, nothing is gone before the last is closed.
-REOPEN_TIME = 1.0
 
 # Seconds that a server goes on after a signal to stop, while Kong has connections open and no new
 # server listens. One that is started at the same time listens after a third of that (Python, the
@@ -455,9 +451,6 @@ class Server:
             call_later=self.loop.call_later,
         )
         self._sockets = SocketFiles()
-        self._listeners: dict[str, Listener] = {}
-        self._failure: str | None = None
-        self.loop.on_loss = self._make_good
         self._stop_at: float | None = None
         self._hand_over = HandOver(
             self.loop,
@@ -489,7 +482,7 @@ class Server:
         listening = self._sockets.open(
             path, settings.socket_mode, settings.listen_queue_size, patience
         )
-        self._listeners[path] = serve(self.loop, listening, self.dispatcher, self._unfinished)
+        serve(self.loop, listening, self.dispatcher, self._unfinished)
 
     def _open_store(self) -> None:
         """Opens the store of instances: of the server whose socket it stands beside, no other's."""
@@ -508,7 +501,7 @@ class Server:
         On the main thread it takes over the two signals while it runs, and SIGUSR1, which has it
         log what it holds.
 
-        :raises ServerError: when a plugin has closed the socket and it could not be opened anew.
+        :raises ServerError: when a plugin has closed file descriptors of the server.
         """
         if not self._sockets.paths:
             self.open()
@@ -525,8 +518,8 @@ class Server:
         finally:
             restore()
             self._close()
-        if self._failure is not None:
-            raise ServerError(self._failure)
+        if self.loop.failed is not None:
+            raise ServerError(self.loop.failed)
         logger.info("kongps has stopped")
 
     def _call_regularly(self) -> None:
@@ -655,29 +648,12 @@ class Server:
         self.dispatcher.abandon_idle_events()
         if self.settings.instance_ttl:
             self.methods.close_idle(self.settings.instance_ttl)
-        self.loop.look_after()
+        self.loop.check()
         if self._stop_at is None:
             self._sockets.look_after()
         if self.settings.parent_watch and self._stop_at is None and os.getppid() != self._parent:
             logger.info("the process that started this server is gone")
             self._begin_stop()
-
-    def _make_good(self) -> None:
-        """Opens anew what Kong needs, when plugin code has closed file descriptors."""
-        if threading.current_thread() is threading.main_thread():
-            signal.set_wakeup_fd(self.loop.wakeup_fd, warn_on_full_buffer=False)
-        if self._stop_at is not None or self._sockets.offered:
-            return
-        for path, listener in list(self._listeners.items()):
-            if listener.open:
-                continue
-            logger.error("the listening socket %s was closed: opening it anew", path)
-            try:
-                self._open(path, REOPEN_TIME)
-            except ServerError as error:
-                self._failure = f"the socket that plugin code has closed stays so: {error}"
-                self._begin_stop()
-                return
 
     def _end_events(self) -> None:
         left = self.dispatcher.abandon_all_events()

@@ -105,6 +105,10 @@ class Worker(Server):
             self._signalled()
         try:
             self.loop.run()
+            if self.loop.failed is not None:
+                # Other workers can answer for its connections, and it cannot.
+                logger.error("worker %d ends: %s", os.getpid(), self.loop.failed)
+                os._exit(1)
         finally:
             self.intake.hang_up()
             restore()
@@ -139,11 +143,6 @@ class Worker(Server):
 
     def _tell_supervisor_numbers(self, request: int) -> None:
         self._tell("numbers", request, self.methods.numbers())
-
-    def _make_good(self) -> None:
-        """Ends at once: other workers can answer for its connections, and it cannot."""
-        logger.error("worker %d ends", os.getpid())
-        os._exit(1)
 
     def _supervisor_gone(self) -> None:
         if self._stop_at is None:

@@ -2,7 +2,7 @@
 
 from kongps.core.io.buffer cimport Buffer
 from kongps.core.workers.journal cimport ReceiveArea, Slot
-from kongps.core.io.loop cimport Stream
+from kongps.core.io.stream cimport Stream
 from kongps.core.wire.protocol cimport Elsewhere, Outlet, Protocol
 from kongps.core.session cimport Session
 

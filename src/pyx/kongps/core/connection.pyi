@@ -1,7 +1,9 @@
 from socket import socket
 
 from kongps.core.dispatch.dispatcher import Dispatcher
-from kongps.core.io.loop import Listener, Loop, Stream
+from kongps.core.io.listener import Listener
+from kongps.core.io.loop import Loop
+from kongps.core.io.stream import Stream
 
 class Unfinished:
     def __init__(self, most: int = 268435456) -> None: ...

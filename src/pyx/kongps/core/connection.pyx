@@ -12,7 +12,9 @@ from kongps.core.workers.journal cimport (
     KONG_ENDS_IT, NOTHING, OTHER_CALL, REPLAYED_SIZE, SPEAKS_MSGPACK, SPEAKS_PROTOBUF, START_CALL,
     STEP_CALL, Slot,
 )
-from kongps.core.io.loop cimport MOST_UNSENT, Loop, Stream
+from kongps.core.io.listener cimport Listener
+from kongps.core.io.loop cimport Loop
+from kongps.core.io.stream cimport MOST_UNSENT, Stream
 from kongps.core.wire.msgpack_rpc cimport MsgPackRPC
 from kongps.core.wire.protobuf_rpc cimport ALL_IGNORED, ProtobufRPC
 from kongps.core.wire.protocol cimport Outlet, Protocol
@@ -301,4 +303,6 @@ def serve(Loop loop not None, listening, Dispatcher dispatcher not None,
     :returns: the listener.
     """
     cdef Unfinished shared = Unfinished() if unfinished is None else unfinished
-    return loop.listen(listening, lambda _: Connection(dispatcher, shared))
+    listener = Listener(listening, lambda _: Connection(dispatcher, shared))
+    listener.start(loop)
+    return listener

@@ -5,7 +5,8 @@ from libc.stdint cimport uint32_t
 from kongps.core.connection cimport Connection, Holder, Unfinished
 from kongps.core.dispatch.dispatcher cimport Dispatcher
 from kongps.core.workers.journal cimport Journal
-from kongps.core.io.loop cimport Listener, Watched
+from kongps.core.io.listener cimport Listener
+from kongps.core.io.loop cimport Watched
 from kongps.core.workers.relay cimport Routes
 
 cdef enum Message:

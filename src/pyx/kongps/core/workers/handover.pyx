@@ -225,7 +225,7 @@ cdef class Channel(Watched):
         self.talk(data, fds)
         return 0
 
-    cdef int failed(self, object error) except -1:
+    cdef int on_error(self, object error) except -1:
         report(ERROR, "error in a message between processes", error=error)
         return 0
 
@@ -313,7 +313,7 @@ cdef class ConnectionBroker:
         """
         cdef SharedListener acceptor = SharedListener(listening, None)
         acceptor.board = self
-        loop.add(acceptor, listening.fileno(), EPOLLIN)
+        acceptor.start(loop)
 
     def open(self, lines):
         """Has workers get connections from now on, those first that have waited."""

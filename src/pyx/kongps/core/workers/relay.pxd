@@ -4,7 +4,8 @@ from libc.stdint cimport int64_t, uint8_t
 
 from kongps.core.io.buffer cimport Buffer
 from kongps.core.dispatch.dispatcher cimport Dispatcher
-from kongps.core.io.loop cimport Loop, Stream
+from kongps.core.io.loop cimport Loop
+from kongps.core.io.stream cimport Stream
 from kongps.core.wire.msgpack cimport Scanner
 from kongps.core.wire.protocol cimport Elsewhere, Protocol
 

@@ -11,7 +11,8 @@ from libc.stdint cimport SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from kongps.core.io.buffer cimport buffer_append, buffer_consume, buffer_free, buffer_size
 from kongps.core.connection cimport Connection
 from kongps.core.dispatch.dispatcher cimport Dispatcher, event_phase, event_worker, fail_dead_event
-from kongps.core.io.loop cimport Loop, Stream
+from kongps.core.io.loop cimport Loop
+from kongps.core.io.stream cimport Stream
 from kongps.core.wire.msgpack cimport (
     Reader, read_array, read_integer, read_value, scan, scanner_reset, write_unsigned,
 )

@@ -1,0 +1,3 @@
+from kongps.core.io.loop import Watched
+
+class Stream(Watched): ...

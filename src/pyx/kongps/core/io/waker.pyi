@@ -1,0 +1,3 @@
+class Waker:
+    @property
+    def write_fd(self) -> int: ...
