@@ -103,7 +103,7 @@ def make_exchange(kong: Kong, phase: str, port: int = 39100) -> Exchange:
     exchange.plugin = PluginConfig("py-survey")
     exchange.buffered = True
     if phase not in ("certificate", "rewrite"):
-        assert exchange.route_it()
+        assert exchange.find_route()
     if phase in ("response", "log"):
         exchange.send_to_service()
     if phase == "log":
@@ -517,7 +517,7 @@ def test_what_differs_between_versions(version: str) -> None:
         )
         exchange = Exchange(kong, request)
         exchange.phase = "access"
-        assert exchange.route_it()
+        assert exchange.find_route()
         given = answer(exchange, function, list(args))
         method, data = expected[index]
         assert given.method == f"plugin.{method}", function

@@ -256,13 +256,13 @@ class Soak:
 
     def run(self, events: int, every: int) -> None:
         started = time.monotonic()
-        while self.counts.total() < events:
-            before = self.counts.total()
+        while sum(self.counts.values()) < events:
+            before = sum(self.counts.values())
             target = self.other if self.random.randrange(OTHERS_SHARE) == 0 else self.measured
             # The other has fewer connections: as many turns of it as make it a twentieth.
             for _ in range(CONNECTIONS if target is self.other else 1):
                 self.round(target)
-            after = self.counts.total()
+            after = sum(self.counts.values())
             if before // CHANGE_EVERY != after // CHANGE_EVERY:
                 self.measured.change(self.random.choice(HOWS))
             if before // RESTART_EVERY != after // RESTART_EVERY:
@@ -273,7 +273,7 @@ class Soak:
     def round(self, target: Target) -> None:
         """An event on each connection."""
         for peer in target.peers:
-            kind = self.kinds[self.counts.total() % len(self.kinds)]
+            kind = self.kinds[sum(self.counts.values()) % len(self.kinds)]
             self.counts[kind] += 1
             if kind == "garbage":
                 with contextlib.suppress(OSError):
@@ -326,11 +326,11 @@ class Soak:
 
     def read(self, started: float) -> None:
         """Reads the memory when the server has given back what nothing uses any more."""
-        rate = self.counts.total() / (time.monotonic() - started - self.waited)
+        rate = sum(self.counts.values()) / (time.monotonic() - started - self.waited)
         self.settle()
         time.sleep(self.patience)
         self.waited += self.patience
-        total, resident = self.counts.total(), self.measured.resident_kb()
+        total, resident = sum(self.counts.values()), self.measured.resident_kb()
         self.readings.append((total, resident))
         print(f"{total:>10,} events {resident:>8,} KB {rate:>7,.0f} events/s", flush=True)
 
@@ -373,7 +373,7 @@ def main() -> int:
         finally:
             soak.end()
     mix = ", ".join(f"{count:,} {kind}" for kind, count in sorted(soak.counts.items()))
-    print(f"{soak.counts.total():,} events: {mix}")
+    print(f"{sum(soak.counts.values()):,} events: {mix}")
     print(f"left: {', '.join(f'{count} {what}' for what, count in left.items())}")
     open_at_most = idle - len(soak.measured.peers) + 1
     fine = left["events"] == left["instances"] == 0 and left["file descriptors"] <= open_at_most

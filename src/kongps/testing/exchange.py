@@ -15,7 +15,6 @@ from kongps.testing.entities import Call, LogLine, PluginConfig, Request, Respon
 from kongps.testing.values import (
     Headers,
     LuaError,
-    decode_query,
     json_text,
     lua_tostring,
     to_bytes,
@@ -134,7 +133,7 @@ class Exchange:
 
     # --- the way to the service ---------------------------------------------------------------
 
-    def route_it(self) -> bool:
+    def find_route(self) -> bool:
         """Find the route, as Kong does after rewrite; False when the request matches none."""
         kong = self.kong
         if kong.route is None:
@@ -398,92 +397,11 @@ class Exchange:
         self.result.credential = self.credential
         self.result.seconds = time.perf_counter() - self.clock
 
-    # --- kong.log.serialize -------------------------------------------------------------------
-
-    def serialize(self) -> dict[str, Any]:
-        """The table that ``kong.log.serialize`` makes in the log phase."""
-        request = self.request
-        sent = self.result.service_request
-        total = int((time.perf_counter() - self.clock) * 1000)
-        proxied = int(self.proxied_seconds * 1000)
-        authority = request.headers.get("host", request.host).partition(":")[0]
-        head = sum(len(f"{n}: {v}\r\n") for n, v in request.headers.lines())
-        found: dict[str, Any] = {
-            "client_ip": self.forwarded_ip,
-            "started_at": int(self.started * 1000),
-            "upstream_uri": sent.path if sent else (self.path or ""),
-            "request": {
-                "method": request.method,
-                "uri": request.uri,
-                "url": f"{request.scheme}://{authority}:{request.port}{request.uri}",
-                "querystring": single_or_list(_multi(self.query)),
-                "headers": single_or_list(self.service_headers.multi()),
-                "size": head + len(request.body),
-            },
-            "response": {
-                "status": self.status,
-                "headers": single_or_list(self.headers.multi()),
-                "size": len(self.response_body)
-                + sum(len(f"{n}: {v}\r\n") for n, v in self.headers.lines()),
-            },
-            "latencies": {
-                "kong": max(total - proxied, 0),
-                "proxy": proxied if sent else -1,
-                "request": total,
-            },
-            "tries": (self.ctx.get("balancer_data") or {}).get("tries", []),
-        }
-        for name, value in (
-            ("route", self.route_entity()),
-            ("service", self.service_entity()),
-            ("consumer", self.consumer),
-        ):
-            if value is not None:
-                found[name] = value
-        if self.credential is not None:
-            found["authenticated_entity"] = {
-                key: self.credential.get(key) for key in ("id", "consumer_id")
-            }
-        if self.version.number >= (3, 0):
-            found["workspace"] = self.kong.workspace_id
-            found["workspace_name"] = "default"
-            found["source"] = "upstream" if self.result.source == "service" else "kong"
-            found["latencies"]["receive"] = 0
-            if self.version.knows("3.5"):
-                found["request"]["id"] = self.request_id
-            if self.service_response is not None:
-                found["upstream_status"] = self.service_response.status
-        for key, value in self.serialized.items():
-            where = found
-            *parents, last = key.split(".")
-            for part in parents:
-                inner = where.get(part)
-                if not isinstance(inner, dict):
-                    inner = where[part] = {}
-                where = inner
-            if value is None:
-                where.pop(last, None)
-            else:
-                where[last] = value
-        return found
-
     def add_call(self, function: str, args: list[Any]) -> Call:
         """Note a PDK call; its answer is filled in later."""
         call = Call(self.plugin.name if self.plugin else "", self.phase, function, args)
         self.result.calls.append(call)
         return call
-
-
-def _multi(query: str) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    for name, value in decode_query(query):
-        found.setdefault(name, []).append(value)
-    return found
-
-
-def single_or_list(found: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """One value as itself, several as a list."""
-    return {name: items[0] if len(items) == 1 else list(items) for name, items in found.items()}
 
 
 def set_headers(headers: Headers, wanted: Mapping[str, Any] | None) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import logging
 import os
-import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from kongps.errors import KongpsError
 from kongps.testing.entities import (
     Consumer,
-    Event,
     PluginConfig,
     Request,
     Response,
@@ -26,22 +22,20 @@ from kongps.testing.entities import (
     entity_id,
 )
 from kongps.testing.exchange import Exchange
-from kongps.testing.functions import Exit, Hang
-from kongps.testing.msgpack_rpc import MsgPackExchanger
-from kongps.testing.protobuf_rpc import FrameReader, ProtobufExchanger
-from kongps.testing.rpc import Exchanger, Pending, started
-from kongps.testing.schema import fill
-from kongps.testing.values import Headers, HeaderValue, LuaError, json_text, unpacker
+from kongps.testing.flow import RequestFlow
+from kongps.testing.protobuf_rpc import FrameReader
+from kongps.testing.tasks import Task, run_all
+from kongps.testing.values import Headers, HeaderValue, LuaError, unpacker
 from kongps.testing.versions import parse_version
 from kongps.testing.wire import (
     Calls,
     Connection,
-    Pool,
     Reader,
     RpcError,
     SessionConnection,
     SocketConnection,
 )
+from kongps.testing.worker import EXCHANGERS, ConfiguredPlugin, Worker
 
 if TYPE_CHECKING:
     from kongps.plugins.plugin import Plugin
@@ -49,68 +43,7 @@ if TYPE_CHECKING:
     Upstream = Union[Response, Callable[[Request], Response]]
     Plugins = Union[Mapping[str, Mapping[str, Any]], Iterable[Union[str, PluginConfig]]]
 
-    # What a request does: it yields what sends the next message to the plugin server and gets the
-    # answer, or yields None to wait for somebody else's.
-    _Steps = Generator[Optional[Callable[[], Pending]], Any, Any]
-
 __all__ = ["Kong"]
-
-#: How often an event is started again in a row before the stand-in calls the request hung.
-RESTARTS = 100
-
-
-# The phases that Kong ends with a 500 when its Lua code raises.
-_ENDS_REQUEST = ("rewrite", "access", "response", "preread")
-
-
-class _Instance:
-    """What a worker knows about the instance of one plugin configuration."""
-
-    __slots__ = ("id", "seq", "starting")
-
-    def __init__(self) -> None:
-        self.id: int | None = None
-        self.seq = -1
-        self.starting = False
-
-
-class _Plugin:
-    """A plugin configuration with what the plugin server says about the plugin."""
-
-    def __init__(self, entity: PluginConfig, info: Mapping[str, Any], seq: int) -> None:
-        self.entity = entity
-        self.seq = seq
-        self.phases = [str(phase) for phase in info.get("Phases") or []]
-        schema = info.get("Schema")
-        self.schema: Mapping[str, Any] = schema if isinstance(schema, Mapping) else {}
-        own = info.get("Priority") or 0
-        self.priority = int(own) if entity.priority is None else entity.priority
-        self.config: dict[str, Any] = {}
-        self.configure(entity.config)
-
-    def configure(self, config: Mapping[str, Any]) -> None:
-        self.config = fill(self.schema, config) if self.schema else dict(config)
-
-
-class _Worker:
-    """An nginx worker: its pool, its call numbers, its instances."""
-
-    def __init__(self, kong: Kong, number: int, order: str) -> None:
-        self.number = number
-        self.instances: dict[str, _Instance] = {}
-        self.server_pid: Any = None
-        self.pool = Pool(kong._connect, order=order)
-        self.rpc: Exchanger
-        if kong.protocol == "protobuf":
-            self.rpc = ProtobufExchanger(self.pool, self._notified, kong.version)
-        else:
-            self.rpc = MsgPackExchanger(self.pool, self._notified, kong.version)
-
-    def _notified(self, label: str, value: Any) -> None:
-        if label == "serverPid":
-            if self.server_pid not in (None, value):
-                self.instances.clear()
-            self.server_pid = value
 
 
 class _Records(logging.Handler):
@@ -122,53 +55,6 @@ class _Records(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.texts.append(self.format(record).rstrip())
-
-
-class _Task:
-    """A request on its way: its steps, and the answer that it waits for."""
-
-    def __init__(self, worker: _Worker, exchange: Exchange, steps: _Steps) -> None:
-        self.worker = worker
-        self.exchange = exchange
-        self.steps = steps
-        self.waits: Callable[[], Pending] | None = None
-        self.pending: Pending | None = None
-        self.failure: Exception | None = None
-        self.idle = False
-
-    def advance(self, value: Any = None, error: Exception | None = None) -> bool:
-        """Run on until the next message; False when the request is done."""
-        try:
-            self.waits = self.steps.throw(error) if error else self.steps.send(value)
-        except StopIteration:
-            self.waits = None
-            return False
-        return True
-
-    def begin(self) -> None:
-        """Send the message whose answer it waits for."""
-        self.failure = None
-        if self.waits is None:
-            return
-        try:
-            self.pending = self.waits()
-        except (RpcError, LuaError) as error:
-            self.failure = error
-
-    def end(self, timeout: float) -> bool:
-        """Wait for the answer and run on; False when the request is done."""
-        self.idle = self.waits is None
-        if self.idle:
-            return self.advance()
-        if self.failure is not None:
-            return self.advance(error=self.failure)
-        if self.pending is None:
-            raise AssertionError("nothing was sent")
-        try:
-            value = self.worker.rpc.end(self.pending, timeout)
-        except (RpcError, LuaError) as error:
-            return self.advance(error=error)
-        return self.advance(value)
 
 
 class Kong:
@@ -216,6 +102,19 @@ class Kong:
         know a plugin, or Kong would refuse a configuration.
     """
 
+    hostname = "kong.test"
+    node_id = entity_id("node", "stand-in")
+    workspace_id = entity_id("workspace", "default")
+    cluster_id: str | None = None
+    client_certificate: str | None = None
+    http_port = 8000
+    https_port = 8443
+
+    requests_seen = 0
+    _next_worker = 0
+    _next_port = 40000
+    _dispatcher: Any = None
+
     def __init__(
         self,
         socket: str | os.PathLike[str] | None = None,
@@ -242,12 +141,7 @@ class Kong:
         pool_order: str = "lifo",
         connections: int = 0,
     ) -> None:
-        if sum(item is not None for item in (socket, plugin, plugins_directory)) != 1:
-            raise ValueError("give one of socket, plugin and plugins_directory")
-        if workers < 1:
-            raise ValueError("workers must be at least 1")
-        if protocol not in ("msgpack", "protobuf"):
-            raise ValueError(f"protocol {protocol!r}: not 'msgpack' or 'protobuf'")
+        _check(protocol, workers, (socket, plugin, plugins_directory))
         self.version = parse_version(version)
         self.protocol = protocol
         if protocol == "protobuf" and not self.version.protobuf:
@@ -265,49 +159,28 @@ class Kong:
         self.secrets = dict(secrets or {})
         self.nginx_vars = dict(nginx_vars or {})
         self.body_buffer_size = body_buffer_size
-        self.hostname = "kong.test"
-        self.node_id = entity_id("node", "stand-in")
-        self.workspace_id = entity_id("workspace", "default")
-        self.cluster_id: str | None = None
-        self.client_certificate: str | None = None
         self.worker_pid = os.getpid()
-        self.http_port = 8000
-        self.https_port = 8443
-        self.requests_seen = 0
-        self._next_worker = 0
-        self._next_port = 40000
-
-        self._dispatcher: Any = None
         self._calls = Calls()
         self._socket = os.fspath(socket) if socket is not None else None
         names: list[str] = []
-        if plugin is not None:
-            loaded = _load(plugin, lua_style=lua_style)
-            names = [loaded.name]
-            self._serve({loaded.name: loaded})
-        elif plugins_directory is not None:
-            from kongps.plugins.loader import load_directory
-
-            found = load_directory(os.fspath(plugins_directory), lua_style=lua_style)
-            if found.errors:
-                raise found.errors[0]
-            names = sorted(found.plugins)
-            self._serve(found.plugins)
-        self.workers = [_Worker(self, i, pool_order) for i in range(workers)]
-        self._plugins: list[_Plugin] = []
+        if socket is None:
+            found = _load(plugin, plugins_directory, lua_style)
+            names = sorted(found)
+            self._serve(found)
+        self.workers = [Worker(self, pool_order) for _ in range(workers)]
+        for worker in self.workers:
+            worker.pool.open(connections)
+        self.plugins: list[ConfiguredPlugin] = []
         self._seq = self.version.first_seq
         for entity in self._entities(plugins, names, config):
             self.add(entity)
-        if connections:
-            for worker in self.workers:
-                worker.pool.open(connections)
 
     # --- setting up ---------------------------------------------------------------------------
 
-    def _serve(self, plugins: Mapping[str, Plugin]) -> None:
+    def _serve(self, plugins: dict[str, Plugin]) -> None:
         from kongps.server.server import make_dispatcher
 
-        self._dispatcher = make_dispatcher(dict(plugins), self._calls)
+        self._dispatcher = make_dispatcher(plugins, self._calls)
 
     def _connect(self, number: int) -> Connection:
         reader: Reader = FrameReader() if self.protocol == "protobuf" else unpacker()
@@ -365,8 +238,8 @@ class Kong:
         info = self.call("plugin.GetPluginInfo", entity.name)
         if not isinstance(info, Mapping):
             raise KongpsError(f"plugin {entity.name!r}: the plugin server gave no information")
-        self._plugins.append(_Plugin(entity, info, self._seq))
-        self._plugins.sort(key=lambda item: -item.priority)
+        self.plugins.append(ConfiguredPlugin(entity, info, self._seq))
+        self.plugins.sort(key=lambda item: -item.priority)
 
     def configure(self, name: str, config: Mapping[str, Any]) -> None:
         """Change a plugin's configuration: its next event starts a new instance.
@@ -374,7 +247,7 @@ class Kong:
         :raises KeyError: no such plugin is configured.
         :raises ConfigError: the configuration does not fit the plugin's schema.
         """
-        found = [plugin for plugin in self._plugins if plugin.entity.name == name]
+        found = [plugin for plugin in self.plugins if plugin.entity.name == name]
         if not found:
             raise KeyError(name)
         self._seq += 1
@@ -387,19 +260,17 @@ class Kong:
         earlier ones only those whose configuration changed."""
         if self.version.number >= (3, 0):
             self._seq += 1
-            for plugin in self._plugins:
+            for plugin in self.plugins:
                 plugin.seq = self._seq
 
     def remove(self, name: str) -> None:
         """Take a plugin out of the configuration. Kong says nothing to the plugin server."""
-        self._plugins = [item for item in self._plugins if item.entity.name != name]
+        self.plugins = [item for item in self.plugins if item.entity.name != name]
 
     def restart(self) -> None:
         """Restart Kong: workers forget their instances and connections."""
         for worker in self.workers:
-            worker.pool.close()
-            worker.instances.clear()
-            worker.server_pid = None
+            worker.restart()
 
     def close(self) -> None:
         """Close the connections and end what still runs."""
@@ -420,7 +291,7 @@ class Kong:
         self.close()
 
     def __repr__(self) -> str:
-        names = ", ".join(item.entity.name for item in self._plugins) or "no plugins"
+        names = ", ".join(item.entity.name for item in self.plugins) or "no plugins"
         return f"<Kong {self.version} with {names}>"
 
     # --- what exchanges ask -------------------------------------------------------------------
@@ -487,14 +358,7 @@ class Kong:
 
         :returns: the results, in the order of the requests.
         """
-        tasks = []
-        for request in requests:
-            self._complete(request)
-            exchange = Exchange(self, request)
-            chosen = self._choose(worker)
-            tasks.append(_Task(chosen, exchange, self._http(chosen, exchange)))
-        self._run(tasks)
-        return [task.exchange.result for task in tasks]
+        return self._run([self._task(request, worker) for request in requests])
 
     def stream(
         self,
@@ -511,11 +375,7 @@ class Kong:
         request = Request(
             "", "", scheme="https" if tls else "http", client_ip=client_ip, client_port=client_port
         )
-        self._complete(request)
-        exchange = Exchange(self, request, "stream")
-        chosen = self._choose(worker)
-        self._run([_Task(chosen, exchange, self._tcp(chosen, exchange))])
-        return exchange.result
+        return self._run([self._task(request, worker, "stream")])[0]
 
     def _complete(self, request: Request) -> None:
         if not request.port:
@@ -536,301 +396,60 @@ class Kong:
             if request.body and "content-length" not in request.headers:
                 request.headers.add("Content-Length", str(len(request.body)))
 
-    def _choose(self, worker: int | None) -> _Worker:
-        if worker is not None:
-            return self.workers[worker]
-        self._next_worker += 1
-        return self.workers[(self._next_worker - 1) % len(self.workers)]
+    def _task(self, request: Request, worker: int | None, subsystem: str = "http") -> Task:
+        self._complete(request)
+        if worker is None:
+            worker = self._next_worker % len(self.workers)
+            self._next_worker += 1
+        chosen = self.workers[worker]
+        exchange = Exchange(self, request, subsystem)
+        flow = RequestFlow(self, chosen, exchange)
+        return Task(chosen.rpc, exchange, flow.http() if subsystem == "http" else flow.tcp())
 
-    def _run(self, tasks: list[_Task]) -> None:
+    def _run(self, tasks: list[Task]) -> list[Result]:
+        results = [task.exchange.result for task in tasks]
         if self._dispatcher is None:
-            self._run_all(tasks)
-            return
+            run_all(tasks, self.timeout)
+            return results
         records = _Records()
         logger = logging.getLogger("kongps")
         logger.addHandler(records)
         try:
-            self._run_all(tasks)
+            run_all(tasks, self.timeout)
         finally:
             logger.removeHandler(records)
-        for task in tasks:
-            task.exchange.result.server_log = list(records.texts)
-
-    def _run_all(self, tasks: list[_Task]) -> None:
-        running = [task for task in tasks if task.advance()]
-        for task in running:
-            task.begin()
-        while running:
-            left = []
-            for task in running:
-                if task.end(self.timeout):
-                    # At once, as in nginx: nobody else takes the connection just put back.
-                    task.begin()
-                    left.append(task)
-            stuck = all(task.idle for task in running) and all(task.waits is None for task in left)
-            running = left
-            if stuck:
-                for task in running:
-                    task.advance(error=Hang("an instance that never starts"))
-                return
-
-    # --- the phases ---------------------------------------------------------------------------
-
-    def _http(self, worker: _Worker, x: Exchange) -> _Steps:
-        try:
-            if x.request.scheme == "https":
-                outcome = yield from self._phase(worker, x, "certificate")
-                if outcome == "refused":
-                    x.log("err", "the TLS handshake was aborted")
-                    x.collect()
-                    return
-            yield from self._until_response(worker, x)
-            x.finish()
-        except Hang as error:
-            self._hung(x, error)
-            return
-        try:
-            yield from self._phase(worker, x, "log")
-        except Hang as error:
-            x.log("err", str(error))
-        x.collect()
-
-    def _until_response(self, worker: _Worker, x: Exchange) -> _Steps:
-        yield from self._phase(worker, x, "rewrite")
-        if x.ended:
-            return
-        if not x.route_it():
-            x.phase = ""
-            if self.version.number >= (3, 0):
-                x.error(404, "no Route matched with those values", None, source="error")
-            else:
-                x.exit(404, {"message": "no Route matched with those values"}, None)
-            return
-        yield from self._phase(worker, x, "access")
-        if x.ended:
-            return
-        # Kong buffers the response for a plugin that has a response handler.
-        x.buffered = x.buffered or (
-            self.version.has_response_phase
-            and any("response" in item.phases for item in self._plugins if self._applies(item, x))
-        )
-        x.send_to_service()
-        if not x.ended and self.version.has_response_phase:
-            yield from self._phase(worker, x, "response")
-
-    def _tcp(self, worker: _Worker, x: Exchange) -> _Steps:
-        x.routed = True
-        x.target = (self.service.host, self.service.port)
-        x.status = 200
-        try:
-            yield from self._phase(worker, x, "preread")
-            x.result.status = x.status
-            if not x.ended:
-                x.result.source = "service"
-            yield from self._phase(worker, x, "log")
-        except Hang as error:
-            self._hung(x, error)
-        x.collect()
-
-    def _hung(self, x: Exchange, error: Exception) -> None:
-        x.log("err", str(error))
-        x.result.hung = True
-        x.result.status = 0
-        x.collect()
-
-    def _applies(self, plugin: _Plugin, x: Exchange) -> bool:
-        entity = plugin.entity
-        if entity.scope == "global":
-            return True
-        if x.phase in ("certificate", "rewrite") or self.route is None:
-            return False
-        if entity.scope == "consumer":
-            return x.consumer is not None and x.consumer.get("username") == entity.consumer
-        return True
-
-    def _phase(self, worker: _Worker, x: Exchange, phase: str) -> _Steps:
-        x.phase = phase
-        outcome = "done"
-        # A copy: a plugin that is configured meanwhile starts with the next request.
-        for plugin in list(self._plugins):
-            if phase not in plugin.phases or not self._applies(plugin, x):
-                continue
-            x.plugin = plugin.entity
-            before = time.perf_counter()
-            event = Event(plugin.entity.name, phase)
-            x.result.events.append(event)
-            try:
-                event.outcome = yield from self._event(worker, x, plugin, event)
-            except LuaError as error:
-                event.outcome = "refused"
-                x.log("err", str(error))
-                if phase in _ENDS_REQUEST:
-                    x.unexpected()
-            finally:
-                event.seconds = time.perf_counter() - before - event.start_seconds
-                x.plugin = None
-            if event.outcome in ("exit", "refused"):
-                outcome = event.outcome
-            if phase != "log" and (x.ended or event.outcome in ("exit", "refused")):
-                break
-        return outcome
-
-    # --- one event ----------------------------------------------------------------------------
-
-    def _event(self, worker: _Worker, x: Exchange, plugin: _Plugin, event: Event) -> _Steps:
-        for _ in range(RESTARTS):
-            before = time.perf_counter()
-            try:
-                instance = yield from self._instance(worker, plugin)
-            except RpcError as error:
-                x.log("err", error.message)
-                if self._fails_closed(error) and x.phase != "log":
-                    x.unexpected()
-                    return "exit"
-                return "timeout" if error.kind == "timeout" else "error"
-            finally:
-                event.start_seconds += time.perf_counter() - before
-            try:
-                yield from self._steps(worker, x, event, instance.id)
-            except RpcError as error:
-                if worker.rpc.starts_again(error) and instance.id is not None:
-                    worker.instances.pop(self._key(plugin), None)
-                    continue
-                return self._failed(x, error)
-            except Exit:
-                return "exit"
-            return "done"
-        raise Hang(f"Kong would start instances of {plugin.entity.name} for good")
-
-    def _fails_closed(self, error: RpcError) -> bool:
-        # 2.3 to 2.8 let a request pass whose instance could not be started.
-        return self.version.oldest or self.version.number >= (3, 0)
-
-    def _failed(self, x: Exchange, error: RpcError) -> str:
-        outcome = "timeout" if error.kind == "timeout" else "error"
-        if self.protocol == "msgpack" or not self.version.lost_again:
-            x.log("err", error.message)
-            return outcome
-        x.log("err", f"pluginserver error: {error.message}")
-        if x.phase in _ENDS_REQUEST:
-            x.unexpected()
-        # The handshake, too, ends where Kong's error cannot be sent.
-        return "refused" if error.kind == "method" or x.phase == "certificate" else outcome
-
-    def _steps(self, worker: _Worker, x: Exchange, event: Event, instance: int | None) -> _Steps:
-        rpc = worker.rpc
-        asked = yield partial(rpc.begin_event, event, instance)
-        while asked is not None:
-            arrived = time.perf_counter()
-            call = x.add_call(asked.function, asked.args)
-            try:
-                given = rpc.run(x, asked)
-            except (LuaError, RpcError) as error:
-                call.error = str(error)
-                rpc.refused(x, asked, error)
-                raise
-            except (Exit, Hang):
-                rpc.ended(x, asked)
-                raise
-            finally:
-                call.args = asked.args
-                call.seconds = time.perf_counter() - arrived
-            call.step = given.method.partition(".")[2] or given.method
-            if call.step == "StepError":
-                call.error = str(given.data)
-            else:
-                call.answer = given.data
-            try:
-                asked = yield partial(rpc.reply, asked, given)
-            finally:
-                call.seconds = time.perf_counter() - arrived
-
-    # --- instances ----------------------------------------------------------------------------
-
-    def _key(self, plugin: _Plugin) -> str:
-        entity = plugin.entity
-        service = self.service.id if entity.scope == "service" else ""
-        route = self.route.id if self.route and entity.scope == "route" else ""
-        consumer = ""
-        if entity.scope == "consumer" and entity.consumer:
-            found = self.find_consumer(entity.consumer, by_username=True)
-            consumer = found.id if found else ""
-        if self.version.oldest:
-            return f"plugins:{entity.name}:{route}:{service}:{consumer}:"
-        return f"plugins:{entity.name}:{route}:{service}:{consumer}::{self.workspace_id}"
-
-    def _config(self, plugin: _Plugin) -> str:
-        entity = plugin.entity
-        config = dict(plugin.config)
-        config["__key__"] = self._key(plugin)
-        config["__seq__"] = plugin.seq
-        if self.version.number >= (3, 0):
-            config["__plugin_id"] = entity.id
-            config["__ws_id"] = self.workspace_id
-        if entity.scope == "service":
-            config["service_id"] = self.service.id
-        elif entity.scope == "route" and self.route is not None:
-            config["route_id"] = self.route.id
-        elif entity.scope == "consumer" and entity.consumer:
-            found = self.find_consumer(entity.consumer, by_username=True)
-            config["consumer_id"] = found.id if found else None
-        return json_text(config, empty_as_object=self.version.oldest)
-
-    def _instance(self, worker: _Worker, plugin: _Plugin) -> _Steps:
-        key = self._key(plugin)
-        while True:
-            known = worker.instances.get(key)
-            if known is None:
-                known = worker.instances[key] = _Instance()
-                break
-            if known.starting:
-                yield None
-                continue
-            if known.seq == plugin.seq:
-                return known
-            break
-        old = known.id
-        known.starting = True
-        seq = plugin.seq
-        try:
-            start = {"Name": plugin.entity.name, "Config": self._config(plugin)}
-            found = started((yield partial(worker.rpc.begin, "plugin.StartInstance", [start])))
-        except RpcError as error:
-            if self._stuck(error):
-                # These Kongs send the event without an instance, once, and then wait for good
-                # for the instance that never came.
-                lost = _Instance()
-                return lost
-            if worker.instances.get(key) is known:
-                del worker.instances[key]
-            known.starting = False
-            raise
-        except LuaError:
-            if worker.instances.get(key) is known:
-                del worker.instances[key]
-            known.starting = False
-            raise
-        known.id = found
-        known.seq = seq
-        known.starting = False
-        worker.instances.setdefault(key, known)
-        if old is not None:
-            with contextlib.suppress(RpcError):
-                yield partial(worker.rpc.begin, "plugin.CloseInstance", [old])
-        return known
-
-    def _stuck(self, error: RpcError) -> bool:
-        return error.kind == "answer" and (2, 3) <= self.version.number < (3, 0)
+        for result in results:
+            result.server_log = list(records.texts)
+        return results
 
 
-def _load(plugin: object, *, lua_style: bool) -> Plugin:
-    from kongps.plugins.loader import from_object, load_plugin
+def _check(protocol: str, workers: int, sources: tuple[object, ...]) -> None:
+    if sum(item is not None for item in sources) != 1:
+        raise ValueError("give one of socket, plugin and plugins_directory")
+    if workers < 1:
+        raise ValueError("workers must be at least 1")
+    if protocol not in EXCHANGERS:
+        raise ValueError(f"protocol {protocol!r}: not 'msgpack' or 'protobuf'")
+
+
+def _load(
+    plugin: object, directory: str | os.PathLike[str] | None, lua_style: bool
+) -> dict[str, Plugin]:
+    """The plugins to serve in this process, by name."""
+    from kongps.plugins.loader import from_object, load_directory, load_plugin
     from kongps.plugins.plugin import Plugin as Loaded
 
+    if directory is not None:
+        found = load_directory(os.fspath(directory), lua_style=lua_style)
+        if found.errors:
+            raise found.errors[0]
+        return dict(found.plugins)
     if isinstance(plugin, Loaded):
-        return plugin
-    if isinstance(plugin, (str, os.PathLike)):
+        loaded = plugin
+    elif isinstance(plugin, (str, os.PathLike)):
         path = Path(plugin)
         name = path.name.partition(".")[0]
-        return load_plugin(str(path.parent), name, lua_style=lua_style)
-    return from_object(plugin, lua_style=lua_style)
+        loaded = load_plugin(str(path.parent), name, lua_style=lua_style)
+    else:
+        loaded = from_object(plugin, lua_style=lua_style)
+    return {loaded.name: loaded}

@@ -24,6 +24,8 @@ __all__ = [
     "lua_value",
     "normalize_path",
     "pack",
+    "query_table",
+    "single_or_list",
     "text",
     "to_bytes",
     "unpacker",
@@ -268,6 +270,19 @@ def decode_query(query: str, limit: int = 0) -> list[tuple[str, str | bool]]:
         if name or equals:
             found.append((_unescape(name), _unescape(value) if equals else True))
     return found
+
+
+def query_table(query: str, limit: int = 0) -> dict[str, Any]:
+    """A query or form as a table: a name that comes several times has a list of its values."""
+    found: dict[str, list[Any]] = {}
+    for name, value in decode_query(query, limit):
+        found.setdefault(name, []).append(value)
+    return single_or_list(found)
+
+
+def single_or_list(found: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """One value as itself, several as a list."""
+    return {name: items[0] if len(items) == 1 else list(items) for name, items in found.items()}
 
 
 def _escape(part: str) -> str:

@@ -7,11 +7,10 @@ from email.parser import BytesParser
 from email.policy import HTTP
 from typing import Any
 
-from kongps.testing.exchange import single_or_list
 from kongps.testing.values import (
     Failure,
     LuaError,
-    decode_query,
+    query_table,
     text,
     to_bytes,
 )
@@ -29,10 +28,7 @@ def decode_body(body: bytes, kind: str, content_type: str, limit: int) -> Any:
             raise LuaError("pack: cannot pack a userdata", drops_connection=True)
         return found
     if kind == "application/x-www-form-urlencoded":
-        args: dict[str, list[Any]] = {}
-        for name, value in decode_query(text(body), limit):
-            args.setdefault(name, []).append(value)
-        return single_or_list(args)
+        return query_table(text(body), limit)
     head = b"Content-Type: " + to_bytes(content_type) + b"\r\n\r\n"
     message = BytesParser(policy=HTTP).parsebytes(head + body)
     parts: dict[str, Any] = {}

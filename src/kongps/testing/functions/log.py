@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kongps.testing.exchange import Exchange
+from kongps.testing.functions.serialize import serialized
 from kongps.testing.functions.table import (
     as_key,
     check_string,
@@ -80,4 +81,4 @@ def _set_serialize_value(x: Exchange, key: Any, value: Any = None, options: Any 
 
 @pdk("kong.log.serialize", "log")
 def _serialize(x: Exchange, options: Any = None) -> str:
-    return json_text(x.serialize())
+    return json_text(serialized(x))
