@@ -12,7 +12,6 @@ from kongps.testing.functions.table import (
     ROUTED,
     check_string,
     check_table,
-    in_request,
     pdk,
 )
 from kongps.testing.values import (
@@ -22,27 +21,23 @@ from kongps.testing.values import (
 )
 
 
-@pdk("kong.client.get_ip")
+@pdk("kong.client.get_ip", not_in_log=True)
 def _client_ip(x: Exchange) -> Any:
-    in_request(x)
     return x.request.client_ip
 
 
-@pdk("kong.client.get_forwarded_ip")
+@pdk("kong.client.get_forwarded_ip", not_in_log=True)
 def _forwarded_ip(x: Exchange) -> Any:
-    in_request(x)
     return x.forwarded_ip
 
 
-@pdk("kong.client.get_port")
+@pdk("kong.client.get_port", not_in_log=True)
 def _client_port(x: Exchange) -> Any:
-    in_request(x)
     return x.request.client_port
 
 
-@pdk("kong.client.get_forwarded_port")
+@pdk("kong.client.get_forwarded_port", not_in_log=True)
 def _forwarded_client_port(x: Exchange) -> Any:
-    in_request(x)
     return x.forwarded_port
 
 
@@ -101,9 +96,8 @@ def _authenticate(x: Exchange, consumer: Any = None, credential: Any = None) -> 
         headers.set("X-Anonymous-Consumer", True)
 
 
-@pdk("kong.client.get_protocol", ROUTED)
+@pdk("kong.client.get_protocol", ROUTED, not_in_log=True)
 def _protocol(x: Exchange, allow_terminated: Any = None) -> Any:
-    in_request(x)
     if x.subsystem == "stream":
         return "tls" if x.request.scheme == "https" else "tcp"
     return (x.forwarded("proto") if allow_terminated else None) or x.request.scheme
@@ -120,9 +114,8 @@ def _client_hello(x: Exchange) -> Any:
     return True
 
 
-@pdk("kong.client.tls.get_full_client_certificate_chain", REQUEST, since="2.1")
+@pdk("kong.client.tls.get_full_client_certificate_chain", REQUEST, since="2.1", not_in_log=True)
 def _certificate_chain(x: Exchange) -> Any:
-    in_request(x)
     return x.kong.client_certificate
 
 

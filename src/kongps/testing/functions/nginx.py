@@ -8,7 +8,6 @@ from kongps.testing.exchange import Exchange
 from kongps.testing.functions.table import (
     as_key,
     check_string,
-    in_request,
     is_number,
     pdk,
     put,
@@ -22,9 +21,8 @@ from kongps.testing.values import (
 )
 
 
-@pdk("kong.nginx.get_var")
+@pdk("kong.nginx.get_var", not_in_log=True)
 def _get_var(x: Exchange, name: Any) -> Any:
-    in_request(x)
     name = check_string(name, "name")
     kong, request = x.kong, x.request
     if name in kong.nginx_vars:

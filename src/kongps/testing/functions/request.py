@@ -28,9 +28,8 @@ from kongps.testing.values import (
 )
 
 
-@pdk("kong.request.get_scheme", REQUEST)
+@pdk("kong.request.get_scheme", REQUEST, not_in_log=True)
 def _scheme(x: Exchange) -> str:
-    in_request(x)
     return x.request.scheme
 
 
@@ -38,33 +37,28 @@ def _host(x: Exchange) -> str:
     return x.request.headers.get("host", x.request.host).partition(":")[0].lower()
 
 
-@pdk("kong.request.get_host", REQUEST)
+@pdk("kong.request.get_host", REQUEST, not_in_log=True)
 def _get_host(x: Exchange) -> str:
-    in_request(x)
     return _host(x)
 
 
-@pdk("kong.request.get_port", f"certificate, {REQUEST}")
+@pdk("kong.request.get_port", f"certificate, {REQUEST}", not_in_log=True)
 def _get_port(x: Exchange) -> int:
-    in_request(x)
     return x.request.port
 
 
-@pdk("kong.request.get_forwarded_scheme", REQUEST)
+@pdk("kong.request.get_forwarded_scheme", REQUEST, not_in_log=True)
 def _forwarded_scheme(x: Exchange) -> str:
-    in_request(x)
     return (x.forwarded("proto") or x.request.scheme).lower()
 
 
-@pdk("kong.request.get_forwarded_host", REQUEST)
+@pdk("kong.request.get_forwarded_host", REQUEST, not_in_log=True)
 def _forwarded_host(x: Exchange) -> str:
-    in_request(x)
     return (x.forwarded("host") or _host(x)).partition(":")[0].lower()
 
 
-@pdk("kong.request.get_forwarded_port", REQUEST)
+@pdk("kong.request.get_forwarded_port", REQUEST, not_in_log=True)
 def _request_forwarded_port(x: Exchange) -> Any:
-    in_request(x)
     given = x.forwarded("port")
     if given and given.isdigit():
         return int(given)
@@ -75,52 +69,44 @@ def _request_forwarded_port(x: Exchange) -> Any:
     return x.request.port
 
 
-@pdk("kong.request.get_forwarded_path", REQUEST, since="2.1")
+@pdk("kong.request.get_forwarded_path", REQUEST, since="2.1", not_in_log=True)
 def _forwarded_path(x: Exchange) -> str:
-    in_request(x)
     return x.forwarded("path") or x.request.raw_path
 
 
-@pdk("kong.request.get_forwarded_prefix", REQUEST, since="2.2")
+@pdk("kong.request.get_forwarded_prefix", REQUEST, since="2.2", not_in_log=True)
 def _forwarded_prefix(x: Exchange) -> Any:
-    in_request(x)
     return x.forwarded("prefix") or x.stripped_prefix()
 
 
-@pdk("kong.request.get_http_version", REQUEST)
+@pdk("kong.request.get_http_version", REQUEST, not_in_log=True)
 def _http_version(x: Exchange) -> float:
-    in_request(x)
     return x.request.http_version
 
 
-@pdk("kong.request.get_method", REQUEST)
+@pdk("kong.request.get_method", REQUEST, not_in_log=True)
 def _get_method(x: Exchange) -> str:
-    in_request(x)
     return x.request.method
 
 
-@pdk("kong.request.get_path", REQUEST)
+@pdk("kong.request.get_path", REQUEST, not_in_log=True)
 def _get_path(x: Exchange) -> str:
-    in_request(x)
     path = x.request.raw_path
     return normalize_path(path) if x.version.number >= (3, 0) else path
 
 
-@pdk("kong.request.get_raw_path", REQUEST, since="3.0")
+@pdk("kong.request.get_raw_path", REQUEST, since="3.0", not_in_log=True)
 def _get_raw_path(x: Exchange) -> str:
-    in_request(x)
     return x.request.raw_path
 
 
-@pdk("kong.request.get_path_with_query", REQUEST)
+@pdk("kong.request.get_path_with_query", REQUEST, not_in_log=True)
 def _path_with_query(x: Exchange) -> str:
-    in_request(x)
     return x.request.uri
 
 
-@pdk("kong.request.get_raw_query", REQUEST)
+@pdk("kong.request.get_raw_query", REQUEST, not_in_log=True)
 def _raw_query(x: Exchange) -> str:
-    in_request(x)
     return x.request.query
 
 

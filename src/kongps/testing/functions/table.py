@@ -81,6 +81,7 @@ class _Function:
     since: str
     phases: str
     step: str
+    not_in_log: bool
 
 
 _TABLE: dict[str, _Function] = {}
@@ -115,10 +116,15 @@ CONTENT_TYPES = (
 
 
 def pdk(
-    name: str, phases: str = ANY, *, since: str = "2.0", step: str = "Step"
+    name: str,
+    phases: str = ANY,
+    *,
+    since: str = "2.0",
+    step: str = "Step",
+    not_in_log: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
-        _TABLE[name] = _Function(run, since, phases, step)
+        _TABLE[name] = _Function(run, since, phases, step, not_in_log)
         return run
 
     return register
@@ -139,6 +145,8 @@ def call(exchange: Exchange, name: str, args: list[Any]) -> Any:
     """
     function = _TABLE[name]
     _check_phase(exchange, name, function)
+    if function.not_in_log:
+        in_request(exchange)
     return function.run(exchange, *_fit(function.run, args))
 
 
