@@ -264,7 +264,7 @@ def from_json(name: str, value: Any) -> Any:
 
 def asked_for(row: dict[str, Any]) -> Asked:
     name, argument, *raw = row["call"]
-    nothing = Pending(SocketlessConnection(0, FrameReader()), 0)
+    nothing = Pending(SocketlessConnection(FrameReader()), 0)
     if name == "!rawmethod":
         return Asked(argument, [], nothing, frame=base64.b64decode(raw[0]))
     function = ON_THE_WIRE[name]

@@ -298,7 +298,7 @@ def test_a_call_before_garbage_is_still_answered(plugins: Path, short_path: Path
     with serving(plugins, short_path / "k.sock") as server:
         wire = server.connect()
         wire.socket.sendall(msgpack.packb([0, 1, "plugin.GetStatus", [0]]) + b"\xc1")
-        assert msgpack.unpackb(wire.receive())[1] == 1
+        assert wire.receive()[1] == 1
 
 
 def test_many_connections_at_once(plugins: Path, short_path: Path) -> None:

@@ -27,8 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import msgpack
-from client import ProtobufSocket, RPCError, Socket, frame, split_frames
+from client import EXIT, ProtobufSocket, RPCError, Socket, frame, split_frames
 from server_process import Process
 
 from kongps.core.wire.protobuf import decode_message, encode_message
@@ -75,13 +74,15 @@ class Peer:
         raise NotImplementedError
 
     def start(self, config: str) -> int:
-        raise NotImplementedError
+        id: int = self.wire.start("soaked", config)
+        return id
 
     def close_instance(self, id: int) -> None:
-        raise NotImplementedError
+        self.wire.close_instance(id)
 
     def begin(self, instance: int) -> None:
-        raise NotImplementedError
+        self.done = False
+        self.wire.begin(instance)
 
     def turn(self) -> None:
         """Reads what the server asks, and answers it."""
@@ -99,32 +100,17 @@ class MsgPackPeer(Peer):
     def open(self) -> None:
         self.wire = Socket(self.path, timeout=60)
 
-    def start(self, config: str) -> int:
-        id: int = self.wire.start("soaked", config)
-        return id
-
-    def close_instance(self, id: int) -> None:
-        self.wire.call("CloseInstance", id)
-
-    def begin(self, instance: int) -> None:
-        self.done = False
-        request = {"InstanceId": instance, "EventName": "access"}
-        self.wire.socket.sendall(msgpack.packb([0, 1, "plugin.HandleEvent", [request]]))
-
     def turn(self) -> None:
-        _, _, error, result = msgpack.unpackb(self.wire.receive(), strict_map_key=False)
-        if error is not None:
+        try:
+            asked = self.wire.read_asked()
+        except RPCError:
             self.done = True
-            raise RPCError(error)
-        data = result["Data"]
+            raise
         self.steps_left -= 1
-        if data == "ret" or data["Method"] == "kong.response.exit" or self.steps_left == 0:
+        if asked is None or asked.function == EXIT or self.steps_left == 0:
             self.done = True
             return
-        step = {"EventId": result["EventId"]}
-        if data["Method"] in TEXTS:
-            step["Data"] = TEXTS[data["Method"]]
-        self.wire.socket.sendall(msgpack.packb([0, 2, "plugin.Step", [step]]))
+        self.wire.answer(asked, TEXTS.get(asked.function))
 
 
 class ProtobufPeer(Peer):
@@ -136,19 +122,6 @@ class ProtobufPeer(Peer):
         self.wire = ProtobufSocket(self.path, timeout=60)
         self.inbox = b""
         self.frames: list[bytes] = []
-
-    def start(self, config: str) -> int:
-        id: int = self.wire.start("soaked", config)
-        return id
-
-    def close_instance(self, id: int) -> None:
-        self.wire.call("cmd_close_instance", instance_id=id)
-
-    def begin(self, instance: int) -> None:
-        self.done = False
-        event = {"instance_id": instance, "event_name": "access"}
-        call = {"sequence": 1, "cmd_handle_event": event}
-        self.wire.send(frame(encode_message("RpcCall", call)))
 
     def turn(self) -> None:
         piece = self.wire.socket.recv(1 << 16)
@@ -163,7 +136,7 @@ class ProtobufPeer(Peer):
             if not name:
                 decode_message("RpcReturn", argument)
                 self.done = True
-            elif name == b"kong.response.exit":
+            elif name == EXIT.encode():
                 self.reopen()  # as Kong does
                 return
             else:

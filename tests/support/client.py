@@ -1,65 +1,142 @@
-"""Kong's side of a connection, over MsgPack:1 and ProtoBuf:1: to a socket, or to a Session."""
+"""Kong's side of one connection, over MsgPack:1 or ProtoBuf:1.
+
+How bytes travel and become messages is :mod:`kongps.testing`'s; here is what Kong sends in them.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Union
 
-import msgpack
 from made_plugins import plugin_of
 
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.session import Session
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.tables import RPCS
+from kongps.testing.protobuf_rpc import FrameReader, frame
+from kongps.testing.values import pack, unpacker
+from kongps.testing.wire import Connection, SessionConnection, SocketConnection
 
 if TYPE_CHECKING:
     from server_process import Process
+
+PROTOCOLS = ("msgpack", "protobuf")
+
+EXIT = "kong.response.exit"
 
 
 class RPCError(Exception):
     """The server answered with an error."""
 
 
-class Wire:
-    """Calls in, answers out; a subclass moves the bytes."""
+class DirectConnection(SessionConnection):
+    """A connection to a session in this process, which raises what the session raises."""
 
-    def __init__(self) -> None:
+    def _write(self, data: bytes) -> None:
+        self.session.receive_data(data)
+
+
+class _Client:
+    def __init__(self, connection: Any, timeout: float) -> None:
+        self.connection: Connection = connection
+        self.timeout = timeout
         self.sequence = 0
 
-    def exchange(self, data: bytes) -> bytes:
-        raise NotImplementedError
+    @property
+    def socket(self) -> socket.socket:
+        assert isinstance(self.connection, SocketConnection)
+        return self.connection.socket
 
-    def call(self, method: str, *args: Any) -> Any:
+    @property
+    def session(self) -> Session:
+        assert isinstance(self.connection, SessionConnection)
+        session: Any = self.connection.session
+        return session  # type: ignore[no-any-return]
+
+    def send(self, data: bytes) -> None:
+        self.connection.send(data)
+
+    def receive(self) -> Any:
+        """The next message; ConnectionError when there will be none."""
+        return self.connection.receive(time.monotonic() + self.timeout)
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+# --- MsgPack:1 ------------------------------------------------------------------------------------
+
+
+@dataclass
+class AskedMsgPack:
+    """A PDK function that the server asked for."""
+
+    function: str
+    args: list[Any]
+    event: int
+
+
+class MsgPackClient(_Client):
+    """A connection that speaks MsgPack:1."""
+
+    def ask(self, method: str, *args: Any) -> None:
         self.sequence += 1
-        packed = msgpack.packb([0, self.sequence, f"plugin.{method}", list(args)])
-        kind, sequence, error, result = msgpack.unpackb(
-            self.exchange(packed), strict_map_key=False, unicode_errors="surrogateescape"
-        )
+        self.send(pack([0, self.sequence, f"plugin.{method}", list(args)]))
+
+    def read_result(self) -> Any:
+        kind, sequence, error, result = self.receive()
         assert (kind, sequence) == (1, self.sequence)
         if error is not None:
             raise RPCError(error)
         return result
 
+    def call(self, method: str, *args: Any) -> Any:
+        self.ask(method, *args)
+        return self.read_result()
+
     def start(self, name: str, config: str = "{}") -> int:
         id: int = self.call("StartInstance", {"Name": name, "Config": config})["Id"]
         return id
 
-    def event(self, instance: int, phase: str = "access") -> Any:
-        return self.call("HandleEvent", {"InstanceId": instance, "EventName": phase})
+    def close_instance(self, id: int) -> None:
+        self.call("CloseInstance", id)
 
-    def step(self, asked: Any, value: Any = None, method: str = "Step") -> Any:
-        argument = {"EventId": asked["EventId"]}
+    def begin(self, instance: int, phase: str = "access") -> None:
+        """Starts an event; what the server asks is to be read."""
+        self.ask("HandleEvent", {"InstanceId": instance, "EventName": phase})
+
+    def event(self, instance: int, phase: str = "access") -> Any:
+        """Starts an event, and reads what the server asks first."""
+        self.begin(instance, phase)
+        return self.read_result()
+
+    def read_asked(self) -> AskedMsgPack | None:
+        """The PDK function asked for, or None when the event has ended."""
+        result = self.read_result()
+        if result["Data"] == "ret":
+            return None
+        return AskedMsgPack(
+            result["Data"]["Method"], list(result["Data"]["Args"] or []), result["EventId"]
+        )
+
+    def answer(self, asked: AskedMsgPack, value: Any = None, method: str = "Step") -> None:
+        argument = {"EventId": asked.event}
         if value is not None:
             argument["Data"] = value
-        return self.call(method, argument)
+        self.ask(method, argument)
+
+    def step(self, asked: Any, value: Any = None, method: str = "Step") -> Any:
+        """Answers a call, and reads what the server asks next."""
+        self.answer(AskedMsgPack("", [], asked["EventId"]), value, method)
+        return self.read_result()
 
     def failure(self, answer: Any) -> Any:
         """Logs, as Kong does, why a handler failed; gives what the server then asks for."""
@@ -67,63 +144,34 @@ class Wire:
         return self.step(answer)
 
 
-class Direct(Wire):
+class Direct(MsgPackClient):
     """A connection to a dispatcher, without a socket."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        super().__init__()
-        self.session = Session(dispatcher)
+        super().__init__(DirectConnection(Session(dispatcher), unpacker()), 0.0)
 
     def exchange(self, data: bytes) -> bytes:
+        """Everything that the server sends when it gets some bytes."""
         self.session.receive_data(data)
         return self.session.data_to_send()
 
 
-class Socket(Wire):
+class Socket(MsgPackClient):
     """A connection to a server's socket."""
 
     def __init__(self, path: str | os.PathLike[str], timeout: float = 10.0) -> None:
-        super().__init__()
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(timeout)
-        self.socket.connect(os.fspath(path))
-
-    def exchange(self, data: bytes) -> bytes:
-        self.socket.sendall(data)
-        return self.receive()
-
-    def receive(self) -> bytes:
-        data = b""
-        while True:
-            piece = self.socket.recv(1 << 16)
-            if not piece:
-                raise ConnectionError("the server closed the connection")
-            data += piece
-            try:
-                msgpack.unpackb(data, strict_map_key=False, unicode_errors="surrogateescape")
-                return data
-            except ValueError:
-                continue
-
-    def close(self) -> None:
-        self.socket.close()
+        super().__init__(SocketConnection(os.fspath(path), unpacker(), timeout), timeout)
 
 
-def frame(data: bytes = b"") -> bytes:
-    """A frame of ProtoBuf:1."""
-    return len(data).to_bytes(4, sys.byteorder) + data
+# --- ProtoBuf:1 -----------------------------------------------------------------------------------
 
 
 def split_frames(data: bytes) -> tuple[list[bytes], bytes]:
     """The frames at the beginning of some bytes, and the bytes that make no whole one."""
-    frames = []
-    while len(data) >= 4:
-        end = 4 + int.from_bytes(data[:4], sys.byteorder)
-        if len(data) < end:
-            break
-        frames.append(data[4:end])
-        data = data[end:]
-    return frames, data
+    reader = FrameReader()
+    reader.feed(data)
+    frames = list(reader)
+    return frames, data[sum(4 + len(each) for each in frames) :]
 
 
 def result_message(function: str, value: Any = None) -> bytes:
@@ -147,18 +195,8 @@ class Asked:
         return decode_message(RPCS[self.function][0], self.message)
 
 
-class ProtobufWire:
-    """Kong's side of a connection that speaks ProtoBuf:1; a subclass moves the bytes."""
-
-    def __init__(self) -> None:
-        self.sequence = 0
-
-    def send(self, data: bytes) -> None:
-        raise NotImplementedError
-
-    def read(self) -> bytes:
-        """The next frame."""
-        raise NotImplementedError
+class ProtobufClient(_Client):
+    """A connection that speaks ProtoBuf:1."""
 
     def ask(self, command: str, **fields: Any) -> None:
         """Sends a command, such as ``cmd_start_instance``."""
@@ -167,7 +205,7 @@ class ProtobufWire:
         self.send(frame(encode_message("RpcCall", call)))
 
     def read_return(self) -> dict[str, Any]:
-        result: dict[str, Any] = decode_message("RpcReturn", self.read())
+        result: dict[str, Any] = decode_message("RpcReturn", self.receive())
         assert result.pop("sequence") == self.sequence
         return result
 
@@ -180,15 +218,18 @@ class ProtobufWire:
         id: int = result["instance_status"]["instance_id"]
         return id
 
+    def close_instance(self, id: int) -> None:
+        self.call("cmd_close_instance", instance_id=id)
+
     def begin(self, instance: int, phase: str = "access") -> None:
         """Starts an event; what the server asks is to be read."""
         self.ask("cmd_handle_event", instance_id=instance, event_name=phase)
 
     def read_asked(self) -> Asked | None:
         """The PDK function asked for, or None when the event has ended."""
-        name = self.read()
+        name = self.receive()
         if name:
-            return Asked(name.decode(), self.read())
+            return Asked(name.decode(), self.receive())
         assert self.read_return() == {}
         return None
 
@@ -215,21 +256,23 @@ class ProtobufWire:
             self.answer(asked, answers(asked))
 
 
-class DirectProtobuf(ProtobufWire):
-    """A ProtoBuf:1 connection to a dispatcher, without a socket."""
+class DirectProtobuf(ProtobufClient):
+    """A ProtoBuf:1 connection to a dispatcher, without a socket.
+
+    :ivar frames: what the server has sent, and was not read yet.
+    """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        super().__init__()
-        self.session = Session(dispatcher)
+        super().__init__(DirectConnection(Session(dispatcher), FrameReader()), 0.0)
         self.frames: list[bytes] = []
 
     def send(self, data: bytes) -> None:
-        self.session.receive_data(data)
+        super().send(data)
         frames, rest = split_frames(self.session.data_to_send())
         assert rest == b""
         self.frames += frames
 
-    def read(self) -> bytes:
+    def receive(self) -> bytes:
         if not self.frames:
             raise ConnectionError("the server closes" if self.session.closing else "it waits")
         return self.frames.pop(0)
@@ -242,7 +285,7 @@ class DirectProtobuf(ProtobufWire):
         return trail
 
 
-class ProtobufSocket(ProtobufWire):
+class ProtobufSocket(ProtobufClient):
     """A ProtoBuf:1 connection to a server's socket."""
 
     def __init__(
@@ -251,28 +294,11 @@ class ProtobufSocket(ProtobufWire):
         timeout: float = 10.0,
         kind: socket.SocketKind = socket.SOCK_STREAM,
     ) -> None:
-        super().__init__()
-        self.socket = socket.socket(socket.AF_UNIX, kind)
-        self.socket.settimeout(timeout)
-        self.socket.connect(os.fspath(path))
-        self.inbox = b""
+        reader = FrameReader()
+        super().__init__(SocketConnection(os.fspath(path), reader, timeout, kind=kind), timeout)
 
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
 
-    def read(self) -> bytes:
-        while True:
-            frames, _ = split_frames(self.inbox)
-            if frames:
-                self.inbox = self.inbox[4 + len(frames[0]) :]
-                return frames[0]
-            piece = self.socket.recv(1 << 16)
-            if not piece:
-                raise ConnectionError("the server closed the connection")
-            self.inbox += piece
-
-    def close(self) -> None:
-        self.socket.close()
+# --- connections to a handler ---------------------------------------------------------------------
 
 
 def dispatcher_with(
@@ -296,19 +322,15 @@ def protobuf_with(
     return DirectProtobuf(dispatcher)
 
 
-# --- either protocol ---------------------------------------------------------------------------
-
-PROTOCOLS = ("msgpack", "protobuf")
+# --- either protocol ------------------------------------------------------------------------------
 
 # What was asked for: functions and their arguments, the latter as text.
 Trail = list[tuple[str, str]]
 Answers = Callable[[str], Any]
 
-EXIT = "kong.response.exit"
-
 
 class Client:
-    """Kong's side of one connection.
+    """Kong's side of one connection, over the protocol that a test is for.
 
     :param server: the server to connect to.
     :param protocol: one of ``PROTOCOLS``.
@@ -321,56 +343,22 @@ class Client:
         self._connect()
 
     def _connect(self) -> None:
-        self.wire: Union[Socket, ProtobufSocket]
-        if self.protocol == "msgpack":
-            self.wire = Socket(self.server.socket_path, self.timeout)
-        else:
-            self.wire = ProtobufSocket(self.server.socket_path, self.timeout)
+        connect = Socket if self.protocol == "msgpack" else ProtobufSocket
+        self.wire: Union[Socket, ProtobufSocket] = connect(self.server.socket_path, self.timeout)
 
     def start(self, name: str, config: str = "{}") -> int:
         return self.wire.start(name, config)
 
     def close_instance(self, id: int) -> None:
-        if isinstance(self.wire, Socket):
-            self.wire.call("CloseInstance", id)
-        else:
-            self.wire.call("cmd_close_instance", instance_id=id)
+        self.wire.close_instance(id)
 
     def begin(self, instance: int, phase: str = "access") -> None:
         """Sends an event; what it asks for first is not read."""
-        if isinstance(self.wire, ProtobufSocket):
-            self.wire.begin(instance, phase)
-            return
-        self.wire.sequence += 1
-        argument = {"InstanceId": instance, "EventName": phase}
-        self.wire.socket.sendall(
-            msgpack.packb([0, self.wire.sequence, "plugin.HandleEvent", [argument]])
-        )
+        self.wire.begin(instance, phase)
 
     def finish(self, answers: Answers = lambda function: None) -> Trail:
         """Answers what an event that was begun asks for, to its end."""
-        if isinstance(self.wire, ProtobufSocket):
-            return self._finish_protobuf(self.wire, answers)
-
-        def unpacked() -> Any:
-            assert isinstance(self.wire, Socket)
-            _, _, error, result = msgpack.unpackb(
-                self.wire.receive(), strict_map_key=False, unicode_errors="surrogateescape"
-            )
-            assert error is None, error
-            return result
-
-        trail: Trail = []
-        asked = unpacked()
-        while asked["Data"] != "ret":
-            function, args = asked["Data"]["Method"], asked["Data"]["Args"]
-            trail.append((function, str(args)))
-            if function == EXIT:
-                break
-            asked = self.wire.step(asked, answers(function))
-        return trail
-
-    def _finish_protobuf(self, wire: ProtobufSocket, answers: Answers) -> Trail:
+        wire: Any = self.wire
         trail: Trail = []
         while True:
             asked = wire.read_asked()
@@ -378,10 +366,11 @@ class Client:
                 return trail
             trail.append((asked.function, str(asked.args)))
             if asked.function == EXIT:
-                wire.close()
-                self._connect()
+                if self.protocol == "protobuf":
+                    self.close()
+                    self._connect()
                 return trail
-            wire.send(frame(result_message(asked.function, answers(asked.function))))
+            wire.answer(asked, answers(asked.function))
 
     def event(
         self, instance: int, phase: str = "access", answers: Answers = lambda function: None
@@ -400,7 +389,7 @@ def failed(trail: Trail) -> bool:
 
 
 def told(trail: Trail) -> str:
-    """What Kong's log was told."""
+    """What an event wrote to Kong's log."""
     return " ".join(args for function, args in trail if function.startswith("kong.log"))
 
 

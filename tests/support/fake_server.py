@@ -14,6 +14,7 @@ import msgpack
 
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.tables import MESSAGES, RPCS
+from kongps.testing.protobuf_rpc import frame
 
 
 class RpcFailure(Exception):
@@ -234,29 +235,25 @@ class ProtobufServer(FakeServer):
                 data = self._result("plugin.HandleEvent", given)
             waiting = 0
             while data["Data"] != "ret":
-                out += _frame(data["Data"]["Method"].encode()) + _frame(_arguments(data["Data"]))
+                out += frame(data["Data"]["Method"].encode()) + frame(_arguments(data["Data"]))
                 waiting += 1
                 if not self.burst:
                     connection.sendall(out)
                     self._answered(read(), data)
                     out, waiting = b"", 0
                 data = self._next(data["EventId"])
-            out += _frame(b"")
-            connection.sendall(out + _frame(encode_message("RpcReturn", result)))
+            out += frame(b"")
+            connection.sendall(out + frame(encode_message("RpcReturn", result)))
             for _ in range(waiting):
                 self._answered(read(), data)
             return
-        connection.sendall(_frame(encode_message("RpcReturn", result)))
+        connection.sendall(frame(encode_message("RpcReturn", result)))
 
-    def _answered(self, frame: bytes, data: dict[str, Any]) -> None:
-        self.answers.append(frame)
+    def _answered(self, message: bytes, data: dict[str, Any]) -> None:
+        self.answers.append(message)
         behaviour = self.behaviours.get("Step")
         if behaviour is not None:
             behaviour(data)
-
-
-def _frame(message: bytes) -> bytes:
-    return struct.pack("=I", len(message)) + message
 
 
 _METHODS: dict[str, Callable[[dict[str, Any]], tuple[str, Any]]] = {

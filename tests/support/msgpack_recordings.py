@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import msgpack
+from client import Direct
 from made_plugins import complete
 from paths import DATA
 
@@ -19,6 +20,7 @@ from kongps.core.wire.function import registered
 from kongps.pdk.asked_once import ASKED_ONCE
 from kongps.plugins.plugin import Plugin
 from kongps.server.server import make_dispatcher
+from kongps.testing.values import unpacker
 
 CAPTURES = DATA / "captures"
 
@@ -69,16 +71,10 @@ class Script:
     returned: bool = False
 
 
-def unpacker() -> Any:
-    return msgpack.Unpacker(
-        raw=False, strict_map_key=False, unicode_errors="surrogateescape", use_list=True
-    )
-
-
-def unpack(data: bytes) -> Any:
+def unpack_all(data: bytes) -> list[Any]:
     feed = unpacker()
     feed.feed(data)
-    return feed.unpack()
+    return list(feed)
 
 
 class Recording:
@@ -281,16 +277,10 @@ class Replay:
             assert out == b"", "answered before the request was whole"
             session.receive_data(piece)
             out += session.data_to_send()
-        answers = list(self._unpack_all(out))
+        answers = unpack_all(out)
         assert len(answers) == 1, f"{len(answers)} answers to {raw!r}"
         answer: list[Any] = answers[0]
         return answer
-
-    @staticmethod
-    def _unpack_all(data: bytes) -> Iterator[Any]:
-        feed = unpacker()
-        feed.feed(data)
-        yield from feed
 
     def _send(self, step: Request) -> None:
         raw = step.raw
@@ -315,8 +305,5 @@ class Replay:
     def _instance(self, recorded: int) -> int:
         if recorded not in self.instances and not self.restarted:
             # The recording starts in the middle of a session.
-            raw = msgpack.packb(
-                [0, 0, "plugin.StartInstance", [{"Name": "replayed", "Config": "{}"}]]
-            )
-            self.instances[recorded] = self._exchange(-1, raw)[3]["Id"]
+            self.instances[recorded] = Direct(self.dispatcher).start("replayed")
         return self.instances.get(recorded, 0)  # 0 is never an instance's id

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from client import frame, split_frames
+from client import DirectProtobuf, frame, split_frames
 from made_plugins import complete
 from msgpack_recordings import CAPTURES
 
@@ -442,10 +442,5 @@ class ProtobufReplay:
     def _instance(self, recorded: int) -> int:
         if recorded not in self.instances and not self.restarted:
             # The recording starts in the middle of a session.
-            session = Session(self.dispatcher)
-            start = {"cmd_start_instance": {"name": "replayed", "config": b"{}"}}
-            session.receive_data(frame(encode_message("RpcCall", start)))
-            (found,), _ = split_frames(session.data_to_send())
-            status = decode_message("RpcReturn", found)["instance_status"]
-            self.instances[recorded] = status["instance_id"]
+            self.instances[recorded] = DirectProtobuf(self.dispatcher).start("replayed")
         return self.instances.get(recorded, 0)  # 0 is never an instance's id

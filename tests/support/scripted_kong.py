@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
-import msgpack
-from client import DirectProtobuf, frame
+from client import Direct, DirectProtobuf, RPCError
 from made_plugins import plugin_of
 
-from kongps.core.dispatch.dispatcher import HandlerExit, Instance
-from kongps.core.session import Session
+from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
 from kongps.pdk import Kong
 from kongps.server.server import make_dispatcher
 
@@ -25,7 +23,8 @@ class Outcome:
     """What became of a handler.
 
     ``sent`` holds the PDK calls that Kong was asked for; ``value`` what the handler returned, or
-    ``error`` what it raised; ``last`` the last answer's Data, ``rpc_error`` its error.
+    ``error`` what it raised; ``last`` is ``"ret"`` when the event has ended, and ``rpc_error`` the
+    error in the last answer.
     """
 
     sent: list[tuple[str, list[Any]]] = field(default_factory=list)
@@ -49,56 +48,28 @@ class Outcome:
         return asked
 
 
-def pack(value: object) -> bytes:
-    packed: bytes = msgpack.packb(value, use_bin_type=True, unicode_errors="surrogateescape")
-    return packed
-
-
 def run(
     handler: Callable[[Any], Any],
     phase: str = "access",
     answers: Iterable[Any] = (),
     kong: type[Any] = Kong,
 ) -> Outcome:
-    """Has Kong send the event `phase`, and answer the calls of `handler` with `answers`."""
-    outcome = Outcome()
-
-    def handle(kong: Any) -> None:
-        try:
-            outcome.value = handler(kong)
-        except BaseException as error:
-            outcome.error = error
-            raise
-
-    dispatcher = make_dispatcher({})
-    dispatcher.add_instance(Instance(7, plugin_of(kong=kong), {}, 0.0, {phase: handle}))
-    session = Session(dispatcher)
-    unpacker = msgpack.Unpacker(
-        raw=False, strict_map_key=False, unicode_errors="surrogateescape", use_list=True
-    )
-    event = {"InstanceId": 7, "EventName": phase}
-    session.receive_data(pack([0, 1, "plugin.HandleEvent", [event]]))
+    """Sends the event `phase` as Kong does, and answers the calls of `handler` with `answers`."""
+    outcome, dispatcher = _served(handler, phase, kong)
+    wire = Direct(dispatcher)
+    wire.begin(7, phase)
     replies = iter(answers)
-    while True:
-        unpacker.feed(session.data_to_send())
-        results = [message for message in unpacker if message[0] == 1]
-        assert len(results) == 1, "one answer to each request"
-        _, number, outcome.rpc_error, result = results[0]
-        if outcome.rpc_error is not None:
-            break
-        outcome.last = result["Data"]
-        if outcome.last == "ret":
-            break
-        outcome.sent.append((outcome.last["Method"], list(outcome.last["Args"])))
-        try:
-            answer = next(replies)
-        except StopIteration:
-            break
-        method = "plugin.StepError" if isinstance(answer, Failed) else "plugin.Step"
-        step = {"EventId": result["EventId"]}
-        if answer is not None:
-            step["Data"] = answer
-        session.receive_data(pack([0, number + 1, method, [step]]))
+    try:
+        while (asked := wire.read_asked()) is not None:
+            outcome.sent.append((asked.function, asked.args))
+            answer = next(replies, _NO_ANSWER)
+            if answer is _NO_ANSWER:
+                break
+            wire.answer(asked, answer, "StepError" if isinstance(answer, Failed) else "Step")
+        else:
+            outcome.last = "ret"
+    except RPCError as error:
+        outcome.rpc_error = str(error)
     dispatcher.abandon_all_events()
     return outcome
 
@@ -109,21 +80,8 @@ def run_protobuf(
     answers: Iterable[bytes] = (),
     kong: type[Any] = Kong,
 ) -> Outcome:
-    """The same over ProtoBuf:1; `answers` are messages, and a function's arguments one too.
-
-    ``last`` is ``"ret"`` when the event has ended.
-    """
-    outcome = Outcome()
-
-    def handle(kong: Any) -> None:
-        try:
-            outcome.value = handler(kong)
-        except BaseException as error:
-            outcome.error = error
-            raise
-
-    dispatcher = make_dispatcher({})
-    dispatcher.add_instance(Instance(7, plugin_of(kong=kong), {}, 0.0, {phase: handle}))
+    """The same over ProtoBuf:1; `answers` are messages, and a function's arguments one too."""
+    outcome, dispatcher = _served(handler, phase, kong)
     wire = DirectProtobuf(dispatcher)
     wire.begin(7, phase)
     replies = iter(answers)
@@ -135,9 +93,31 @@ def run_protobuf(
         outcome.sent.append((asked.function, [asked.message]))
         answer = next(replies, None)
         if answer is not None:
-            wire.send(frame(answer))
+            wire.answer(asked, answer)
     dispatcher.abandon_all_events()
     return outcome
+
+
+_NO_ANSWER = object()
+
+
+def _served(
+    handler: Callable[[Any], Any], phase: str, kong: type[Any]
+) -> tuple[Outcome, Dispatcher]:
+    """A dispatcher with the handler in its instance 7, and what becomes of the handler there."""
+    outcome = Outcome()
+
+    def handle(kong: Any) -> None:
+        try:
+            outcome.value = handler(kong)
+        except BaseException as error:
+            outcome.error = error
+            raise
+
+    dispatcher = make_dispatcher({})
+    plugin = plugin_of("survey", kong=kong)
+    dispatcher.add_instance(Instance(7, plugin, {}, 0.0, {phase: handle}))
+    return outcome, dispatcher
 
 
 # --- the recorded surveys of the PDK -------------------------------------------------------------

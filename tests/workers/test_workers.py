@@ -206,7 +206,7 @@ def test_a_killed_worker_ends_its_events_over_protobuf_with_an_exit(
             if second.function == "kong.response.exit":
                 assert second.args["status"] == 500
                 with pytest.raises((ConnectionError, OSError)):
-                    wire.read()
+                    wire.receive()
                 ends["exit"] += 1
             else:
                 wire.answer(second)
@@ -501,6 +501,6 @@ def test_status_and_log_line_tell_of_the_whole_server(directory: Path, short_pat
 def test_kong_cannot_call_what_workers_say_to_each_other(directory: Path, short_path: Path) -> None:
     with serving(directory, short_path / "k.sock", "--workers", "2") as server:
         for method in ("kongps.Status", "kongps.CloseInstance", "kongps.Drained"):
-            call = msgpack.packb([0, 1, method, [0]])
-            answer = msgpack.unpackb(server.connect().exchange(call))
-            assert answer[2] == f"unknown method {method}"
+            wire = server.connect()
+            wire.send(msgpack.packb([0, 1, method, [0]]))
+            assert wire.receive()[2] == f"unknown method {method}"

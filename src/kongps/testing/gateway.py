@@ -182,13 +182,13 @@ class Kong:
 
         self._dispatcher = make_dispatcher(plugins, self._calls)
 
-    def _connect(self, number: int) -> Connection:
+    def _connect(self) -> Connection:
         reader: Reader = FrameReader() if self.protocol == "protobuf" else unpacker()
         if self._socket is not None:
-            return SocketConnection(self._socket, number, reader, self.timeout)
+            return SocketConnection(self._socket, reader, self.timeout)
         from kongps.core.session import Session
 
-        return SessionConnection(Session(self._dispatcher), number, reader, self._calls)
+        return SessionConnection(Session(self._dispatcher), reader, self._calls)
 
     def _entities(
         self, plugins: Plugins | None, names: list[str], config: Mapping[str, Any] | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from kongps.core.wire.tables import RPCS
@@ -33,7 +33,7 @@ _CALLS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
 }
 
 
-def frame(message: bytes) -> bytes:
+def frame(message: bytes = b"") -> bytes:
     """A message with its length in front, in the machine's byte order."""
     return struct.pack("=I", len(message)) + message
 
@@ -47,6 +47,9 @@ class FrameReader:
     def feed(self, data: bytes) -> None:
         """Take bytes, cut anywhere."""
         self._data += data
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
 
     def __next__(self) -> bytes:
         if len(self._data) < 4:

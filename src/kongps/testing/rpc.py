@@ -125,7 +125,7 @@ class Exchanger:
             return connection.receive(time.monotonic() + timeout)
         except TimeoutError:
             raise RpcError("timeout", "timeout") from None
-        except (OSError, EOFError):
+        except OSError:
             connection.close()
             raise RpcError("closed", "closed") from None
         except ValueError as error:

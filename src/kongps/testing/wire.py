@@ -55,8 +55,7 @@ class Connection:
     :ivar waits: how often something was sent and the server's answer waited for.
     """
 
-    def __init__(self, number: int, reader: Reader) -> None:
-        self.number = number
+    def __init__(self, reader: Reader) -> None:
         self.waits = 0
         self._reader = reader
         self._has_sent = False
@@ -67,8 +66,8 @@ class Connection:
         self._write(data)
 
     def receive(self, deadline: float) -> Any:
-        """The next message; TimeoutError past ``deadline`` (of time.monotonic), OSError or
-        EOFError when the connection is gone, ValueError for what is no message."""
+        """The next message; TimeoutError past ``deadline`` (of time.monotonic), OSError when the
+        connection is gone, ValueError for what is no message."""
         while True:
             try:
                 return next(self._reader)
@@ -98,46 +97,52 @@ class Connection:
 class SocketConnection(Connection):
     """A connection to a plugin server's unix socket."""
 
-    def __init__(self, path: str, number: int, reader: Reader, timeout: float) -> None:
-        super().__init__(number, reader)
+    def __init__(
+        self,
+        path: str,
+        reader: Reader,
+        timeout: float,
+        kind: socket.SocketKind = socket.SOCK_STREAM,
+    ) -> None:
+        super().__init__(reader)
         self._timeout = timeout
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket = socket.socket(socket.AF_UNIX, kind)
         try:
-            self._socket.settimeout(timeout)
-            self._socket.connect(path)
+            self.socket.settimeout(timeout)
+            self.socket.connect(path)
         except BaseException:
-            self._socket.close()
+            self.socket.close()
             raise
 
     def _write(self, data: bytes) -> None:
-        self._socket.settimeout(self._timeout)
-        self._socket.sendall(data)
+        self.socket.settimeout(self._timeout)
+        self.socket.sendall(data)
 
     def _read(self, deadline: float) -> bytes:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self._socket.settimeout(left)
+        self.socket.settimeout(left)
         try:
-            data = self._socket.recv(_READ_SIZE)
+            data = self.socket.recv(_READ_SIZE)
         except socket.timeout:
             raise TimeoutError from None
         if not data:
-            raise EOFError("closed")
+            raise ConnectionError("the plugin server closed the connection")
         return data
 
     @property
     def alive(self) -> bool:
-        self._socket.settimeout(0)
+        self.socket.settimeout(0)
         try:
-            return bool(self._socket.recv(1, socket.MSG_PEEK))
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
         except BlockingIOError:
             return True
         except OSError:
             return False
 
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()
 
 
 class Session(Protocol):
@@ -185,10 +190,10 @@ class Calls:
 class SessionConnection(Connection):
     """A connection to a plugin server in this process: no socket, no thread."""
 
-    def __init__(self, session: Session, number: int, reader: Reader, calls: Calls) -> None:
-        super().__init__(number, reader)
-        self._session = session
-        self._calls = calls
+    def __init__(self, session: Session, reader: Reader, calls: Calls | None = None) -> None:
+        super().__init__(reader)
+        self.session = session
+        self._calls = calls or Calls()
         self._closed = False
 
     def _write(self, data: bytes) -> None:
@@ -197,30 +202,30 @@ class SessionConnection(Connection):
         if not self.alive:
             raise BrokenPipeError("closed")
         try:
-            self._session.receive_data(data)
+            self.session.receive_data(data)
         except ProtocolError:
             self.close()
 
     def _read(self, deadline: float) -> bytes:
         while True:
-            data = self._session.data_to_send()
+            data = self.session.data_to_send()
             if data:
                 return data
             if not self.alive:
                 self.close()
-                raise EOFError("closed")
+                raise ConnectionError("the plugin server closed the connection")
             if time.monotonic() >= deadline:
                 raise TimeoutError
             self._calls.run(_POLL)
 
     @property
     def alive(self) -> bool:
-        return not (self._closed or self._session.closing)
+        return not (self._closed or self.session.closing)
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._session.connection_lost()
+            self.session.connection_lost()
 
 
 class Pool:
@@ -229,14 +234,14 @@ class Pool:
     A call takes the connection that was put back last, or opens one when none is idle; after its
     answer the connection goes back. So a call finds any connection that an earlier one used.
 
-    :param connect: opens a connection, given its number.
+    :param connect: opens a connection.
     :param order: which idle connection is taken: ``"lifo"`` as Kong does, or ``"fifo"``, which
         takes turns, so that the steps of one event come on as many connections as there are.
     :param size: how many idle ones are kept; further ones are closed (nginx keeps 30).
     """
 
     def __init__(
-        self, connect: Callable[[int], Connection], *, order: str = "lifo", size: int = 30
+        self, connect: Callable[[], Connection], *, order: str = "lifo", size: int = 30
     ) -> None:
         if order not in ("lifo", "fifo"):
             raise ValueError(f"order {order!r}: not 'lifo' or 'fifo'")
@@ -262,7 +267,7 @@ class Pool:
 
     def _open(self) -> Connection:
         try:
-            connection = self._connect(self.opened + 1)
+            connection = self._connect()
         except OSError as error:
             raise RpcError("connect", f"trying to connect: {error}") from None
         self.opened += 1

@@ -568,7 +568,7 @@ def test_a_frame_that_answers_nothing_while_a_handler_runs_elsewhere(
         time.sleep(0.1)
         wire.begin(instance)
         with pytest.raises((ConnectionError, OSError)):
-            wire.read()
+            wire.receive()
         server.wait_for(lambda: is_quiet(server))
         assert "while an event is under way" in server.text()
         assert not failed(Client(server).event(Client(server).start("hello")))
