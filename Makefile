@@ -26,7 +26,7 @@ help:
 	@echo "make wheel-check  build sdist and wheel, install the wheel in a clean place, run the demo"
 	@echo "make bench        measure against other plugin servers (downloads them); 50 minutes"
 	@echo "make wheels       build a wheel for every CPython found, run the demo from each"
-	@echo "make docs         write docs/versions.md anew"
+	@echo "make docs         write what is made from the code: README's flags, docs/versions.md"
 	@echo "make bench-check  has a change made an event cost more instructions? (needs valgrind)"
 	@echo "make bench-memory show that 200,000 events leave no memory behind"
 	@echo "make soak         the long runs that the suite leaves out: a million events, and more"
@@ -73,9 +73,10 @@ wheel-check: $(INSTALLED)
 wheels: $(INSTALLED)
 	$(BIN)/python tools/wheels.py
 
-# docs/versions.md is made from the exception classes, the types of the async PDK from the PDK;
-# tests compare them.
+# The README's table of flags is made from the settings, docs/versions.md from the exception classes,
+# the types of the async PDK from the PDK; tests compare them.
 docs: $(INSTALLED)
+	$(BIN)/python tools/settings_table.py
 	$(BIN)/python tools/versions_page.py
 	$(BIN)/python tools/async_pdk.py
 

@@ -1,140 +1,65 @@
-"""The settings of a server: one object from flags, environment and defaults."""
+"""The settings of a server, each of them once.
+
+From a setting's field in :class:`Settings` come its flag, its environment variable, its line in
+``--help`` and its row in the README's table (``make docs``). To add one, add a field.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Callable
 
-from kongps.data import Data
 from kongps.errors import UsageError
+
+__all__ = [
+    "DEFAULTS",
+    "DEFAULT_PREFIX",
+    "HANDLERS",
+    "LOG_FORMATS",
+    "LOG_LEVELS",
+    "LONGEST_SOCKET_PATH",
+    "MAX_WORKERS",
+    "ON_ERROR",
+    "SETTINGS",
+    "Setting",
+    "Settings",
+    "Unit",
+    "from_environment",
+]
 
 # Prefix of the environment variables; the rest is the setting's name in capitals.
 ENVIRONMENT_PREFIX = "KONGPS_"
 
-# Seconds without an event after which an instance is closed, to come back from the store.
-INSTANCE_TTL = 600.0
+# Kong's prefix where nothing else is given: Kong's own default, and that of both older servers.
+DEFAULT_PREFIX = "/usr/local/kong"
 
-# Most connections, and most events under way. Kong has one of each for every request in its hands;
-# its nginx workers take 16384 each by default. An event holds about 7 KB.
-MAX_CONNECTIONS = 65536
-MAX_EVENTS = 65536
+# Bytes of the longest path that a unix socket can have on Linux.
+LONGEST_SOCKET_PATH = 107
 
-# Most instances. Each nginx worker starts one for each configuration, and leaves it when it ends.
-MAX_INSTANCES = 65536
-
-# Bytes of the longest message taken from Kong, which has a body in it; nginx itself buffers request
-# bodies of up to 1 MiB by default. Least and most that it may be set to: what every message needs,
-# and what ProtoBuf:1 can say.
-MAX_MESSAGE = 67108864
+# The smallest and the largest `max_message`: every message fits into the first, and ProtoBuf:1
+# cannot announce more than the second.
 LEAST_MAX_MESSAGE = 4096
 MOST_MAX_MESSAGE = 4294967295
-
-# Bytes of messages that have not come whole, of all connections together: four of the largest.
-MAX_UNFINISHED = 268435456
-
-# Where handlers run: as each plugin says or turns out to need, or all of them in one way.
-HANDLERS = ("auto", "inline", "thread")
-
-# Most threads that may run handlers at a time. One costs about 100 KB once it has run.
-HANDLER_THREADS = 64
-
-# Seconds for which a handler may hold the loop's thread before it runs in threads.
-BLOCK_THRESHOLD = 0.02
-
-# Seconds after which an event fails whose handler has not ended: Kong waits 60 for an answer.
-HANDLER_TIMEOUT = 50.0
 
 # Most worker processes. Each has links with all others, and its number in the ids of events.
 MAX_WORKERS = 64
 
-# What may become of a request whose handler failed: it ends with a 500, or goes on.
+# Where handlers run: where each plugin's fit, or all of them in one way.
+HANDLERS = ("auto", "inline", "thread")
+
+# What becomes of a request whose handler failed: it ends with a 500, or goes on.
 ON_ERROR = ("closed", "open")
 
-# From what level on records are logged, and how a record is written.
+# The levels of log records, lowest first, and how a record is written.
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS = ("text", "json")
 
 
-class Settings(Data, frozen=False):
-    """What a server is told.
-
-    :ivar plugins_directory: where the plugins are.
-    :ivar socket: path of the unix socket that Kong connects to.
-    :ivar second_socket: path of another one, for a Kong that was told of it; none when empty.
-    :ivar socket_mode: permissions of the socket.
-    :ivar listen_queue_size: connections that may wait to be accepted.
-    :ivar shutdown_timeout: seconds that running events get to finish after SIGTERM.
-    :ivar event_timeout: seconds without a step after which an event counts as given up by Kong;
-        Kong itself waits 60 s for an answer.
-    :ivar parent_watch: whether the server ends when the process that started it is gone.
-    :ivar no_lua_style: whether PDK calls return the value and raise errors in plugins of
-        kong-python-pdk's layout; otherwise they return ``(value, err)``.
-    :ivar no_pipelining: whether every PDK call waits for Kong's answer, also one without a result
-        over ProtoBuf:1.
-    :ivar on_error: what becomes of a request whose handler failed, one of ``ON_ERROR``; a plugin
-        may say otherwise for itself.
-    :ivar no_instance_store: whether instances are forgotten with the server's end.
-    :ivar instance_ttl: seconds without an event after which an instance is closed and comes back
-        from the store; 0 for never.
-    :ivar handlers: where handlers run, one of ``HANDLERS``; a plugin may say otherwise for itself.
-    :ivar handler_threads: most threads that may run handlers at a time.
-    :ivar block_threshold: seconds for which an inline handler may hold the server before its
-        plugin's handlers run in threads; 0 for any time.
-    :ivar handler_timeout: seconds after which an event fails whose handler has not ended; 0 for
-        never.
-    :ivar max_connections: most connections; others wait.
-    :ivar max_events: most events under way; one more fails.
-    :ivar max_instances: most instances without an event under way; for one more, the one that was
-        used least recently is closed.
-    :ivar max_message: bytes of the longest message taken; with a longer one, its connection is
-        closed.
-    :ivar max_unfinished: bytes of messages that have not come whole, of all connections together;
-        with more, the connection that holds most of them is closed.
-    :ivar workers: processes that run handlers; with more than one, or with `reload`, a supervisor
-        starts them.
-    :ivar reload: whether plugins are loaded anew when a file in their directory changes.
-    :ivar allow_unsafe_plugins: whether plugins are loaded that others than root and the server's
-        user may write.
-    :ivar log_level: least level logged, one of ``LOG_LEVELS``.
-    :ivar log_format: one of ``LOG_FORMATS``.
-    """
-
-    plugins_directory: str = ""
-    socket: str = ""
-    second_socket: str = ""
-    socket_mode: int = 0o600
-    listen_queue_size: int = 4096
-    shutdown_timeout: float = 10.0
-    event_timeout: float = 60.0
-    parent_watch: bool = False
-    no_lua_style: bool = False
-    no_pipelining: bool = False
-    on_error: str = "closed"
-    no_instance_store: bool = False
-    instance_ttl: float = INSTANCE_TTL
-    handlers: str = "auto"
-    handler_threads: int = HANDLER_THREADS
-    block_threshold: float = BLOCK_THRESHOLD
-    handler_timeout: float = HANDLER_TIMEOUT
-    max_connections: int = MAX_CONNECTIONS
-    max_events: int = MAX_EVENTS
-    max_instances: int = MAX_INSTANCES
-    max_message: int = MAX_MESSAGE
-    max_unfinished: int = MAX_UNFINISHED
-    workers: int = 1
-    reload: bool = False
-    allow_unsafe_plugins: bool = False
-    log_level: str = "info"
-    log_format: str = "text"
-
-
 def parse_mode(text: str) -> int:
-    """Reads file permissions as `chmod` takes them.
-
-    :param text: octal digits, such as ``0660``.
-    :raises ValueError: when they are no permissions.
-    """
+    """Reads file permissions as `chmod` takes them, such as ``0660``."""
     mode = int(text, 8)
     if not 0 <= mode <= 0o777:
         raise ValueError(text)
@@ -142,10 +67,7 @@ def parse_mode(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """Reads a number of seconds, 0 or more.
-
-    :raises ValueError: when it is none.
-    """
+    """Reads a number of seconds, 0 or more."""
     seconds = float(text)
     if not 0 <= seconds < float("inf"):
         raise ValueError(text)
@@ -153,10 +75,7 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_count(text: str) -> int:
-    """Reads a whole number, 1 or more.
-
-    :raises ValueError: when it is none.
-    """
+    """Reads a whole number, 1 or more."""
     count = int(text)
     if count < 1:
         raise ValueError(text)
@@ -164,10 +83,7 @@ def parse_count(text: str) -> int:
 
 
 def parse_message_size(text: str) -> int:
-    """Reads the bytes that a message may have.
-
-    :raises ValueError: when it is no whole number, or none that `max_message` may be.
-    """
+    """Reads the number of bytes that a message may have."""
     size = int(text)
     if not LEAST_MAX_MESSAGE <= size <= MOST_MAX_MESSAGE:
         raise ValueError(text)
@@ -175,10 +91,7 @@ def parse_message_size(text: str) -> int:
 
 
 def parse_workers(text: str) -> int:
-    """Reads a number of worker processes; ``auto`` is the number of cores that may be used.
-
-    :raises ValueError: when it is none.
-    """
+    """Reads a number of worker processes; ``auto`` is the number of cores that may be used."""
     count = len(os.sched_getaffinity(0)) if text == "auto" else parse_count(text)
     if count > MAX_WORKERS:
         raise ValueError(text)
@@ -186,10 +99,7 @@ def parse_workers(text: str) -> int:
 
 
 def parse_switch(text: str) -> bool:
-    """Reads a switch: 1, true, yes, on; 0, false, no, off.
-
-    :raises ValueError: when it is none.
-    """
+    """Reads 1, true, yes, on; 0, false, no, off."""
     if text.lower() in ("1", "true", "yes", "on"):
         return True
     if text.lower() in ("0", "false", "no", "off", ""):
@@ -197,51 +107,240 @@ def parse_switch(text: str) -> bool:
     raise ValueError(text)
 
 
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "socket_mode": parse_mode,
-    "listen_queue_size": parse_count,
-    "shutdown_timeout": parse_seconds,
-    "event_timeout": parse_seconds,
-    "parent_watch": parse_switch,
-    "no_lua_style": parse_switch,
-    "no_pipelining": parse_switch,
-    "no_instance_store": parse_switch,
-    "instance_ttl": parse_seconds,
-    "handler_threads": parse_count,
-    "block_threshold": parse_seconds,
-    "handler_timeout": parse_seconds,
-    "max_connections": parse_count,
-    "max_events": parse_count,
-    "max_instances": parse_count,
-    "max_message": parse_message_size,
-    "max_unfinished": parse_count,
-    "workers": parse_workers,
-    "reload": parse_switch,
-    "allow_unsafe_plugins": parse_switch,
+@dataclass(frozen=True)
+class Unit:
+    """How the values of a setting are written.
+
+    :ivar metavar: what stands for a value in ``--help``; empty for a switch, whose flag has none.
+    :ivar expected: what a value must be, as a message says it.
+    :ivar parse: reads a value; raises ValueError when it is none.
+    :ivar show: writes a value.
+    :ivar negatable: whether a switch has a flag ``--no-…`` too.
+    """
+
+    metavar: str
+    expected: str = ""
+    parse: Callable[[str], Any] = str
+    show: Callable[[Any], str] = str
+    negatable: bool = False
+
+
+def choice(*values: str, metavar: str = "") -> Unit:
+    """The unit of a setting that has one of some values.
+
+    :param metavar: what stands for them in ``--help``; the values themselves by default.
+    """
+
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(text)
+        return text
+
+    return Unit(metavar or "|".join(values), f"one of {', '.join(values)}", parse)
+
+
+def _seconds_shown(seconds: float) -> str:
+    return format(seconds, "g")
+
+
+DIRECTORY = Unit("DIR")
+PATH = Unit("PATH")
+MODE = Unit(
+    "MODE", "a set of permissions in octal, such as 0660", parse_mode, lambda mode: f"{mode:04o}"
+)
+COUNT = Unit("N", "a whole number, 1 or more", parse_count)
+BYTES = Unit("BYTES", "a whole number, 1 or more", parse_count)
+MESSAGE_BYTES = Unit(
+    "BYTES", f"a whole number, {LEAST_MAX_MESSAGE} to {MOST_MAX_MESSAGE}", parse_message_size
+)
+SECONDS = Unit("SECONDS", "a number of seconds, 0 or more", parse_seconds, _seconds_shown)
+WORKERS = Unit("N|auto", f"a number of workers, 1 to {MAX_WORKERS}, or auto", parse_workers)
+SWITCH = Unit("", "one of 1, true, yes, on, 0, false, no, off", parse_switch)
+ON_OFF = dataclasses.replace(SWITCH, negatable=True)
+
+
+def _setting(default: Any, unit: Unit, help: str, *, flag: bool = True) -> Any:
+    """The field of a setting.
+
+    :param help: what the setting is, for ``--help`` and the README; each speaks of the default.
+    :param flag: whether it has a flag, beside the environment variable.
+    """
+    return dataclasses.field(default=default, metadata={"unit": unit, "help": help, "flag": flag})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one server; ``Settings()`` has the defaults."""
+
+    plugins_directory: str = _setting("", DIRECTORY, "where the plugins are")
+    socket: str = _setting("", PATH, "the unix socket that Kong connects to")
+    # For a Kong that connects to the socket of kong-python-pluginserver: see cli/legacy.py.
+    second_socket: str = _setting("", PATH, "a second unix socket; none when empty", flag=False)
+    socket_mode: int = _setting(0o600, MODE, "the socket's permissions, in octal")
+    listen_queue_size: int = _setting(4096, COUNT, "how many connections may wait to be accepted")
+    shutdown_timeout: float = _setting(
+        10.0, SECONDS, "time for running events to finish after SIGTERM or SIGINT"
+    )
+    # Kong itself waits 60 s for an answer.
+    event_timeout: float = _setting(
+        60.0, SECONDS, "time without a step from Kong after which an event is ended"
+    )
+    parent_watch: bool = _setting(
+        False,
+        ON_OFF,
+        "end when the process that started the server is gone; the flags of the older servers "
+        "switch it on",
+    )
+    handlers: str = _setting(
+        "auto",
+        choice(*HANDLERS),
+        "where handlers that are not async run: on the server's own thread, the fastest "
+        "(inline), in a pool of threads (thread), or where each plugin's fit (auto); a plugin can "
+        "choose for itself",
+    )
+    # A thread costs about 100 KB once it has run.
+    handler_threads: int = _setting(64, COUNT, "how many threads may run handlers at a time")
+    block_threshold: float = _setting(
+        0.02,
+        SECONDS,
+        "time for which a handler may hold the server's thread before its plugin's handlers run "
+        "in threads; 0: no limit",
+    )
+    handler_timeout: float = _setting(
+        50.0,
+        SECONDS,
+        "time after which an event fails if its handler has not ended, below the 60 s that Kong "
+        "waits; 0: no limit",
+    )
+    on_error: str = _setting(
+        "closed",
+        choice(*ON_ERROR),
+        "what becomes of a request whose handler fails: it ends with a 500, or goes on; a plugin "
+        "can choose for itself",
+    )
+    no_instance_store: bool = _setting(
+        False,
+        SWITCH,
+        "do not keep instances in a database beside the socket; after a restart, Kong has to "
+        "start them again",
+    )
+    instance_ttl: float = _setting(
+        600.0,
+        SECONDS,
+        "time without an event after which an instance is closed, to be started again when it is "
+        "used; 0: no limit",
+    )
+    # Kong has one connection and one event for each request under way; its nginx workers take
+    # 16384 each by default. An event holds about 7 KB.
+    max_connections: int = _setting(65536, COUNT, "how many connections may be open; others wait")
+    max_events: int = _setting(65536, COUNT, "how many events may be under way; one more fails")
+    # nginx itself buffers request bodies of up to 1 MiB by default.
+    max_message: int = _setting(
+        67108864,
+        MESSAGE_BYTES,
+        "the longest message taken from Kong; a longer one closes its connection",
+    )
+    # Each nginx worker starts an instance for each configuration, and leaves it when it ends.
+    max_instances: int = _setting(
+        65536,
+        COUNT,
+        "how many instances are kept; for one more, the one used least recently is closed",
+    )
+    # Four of the largest messages.
+    max_unfinished: int = _setting(
+        268435456,
+        BYTES,
+        "how much of half-received messages is held, of all connections together; with more, the "
+        "connection that holds most is closed",
+    )
+    no_pipelining: bool = _setting(
+        False, SWITCH, "wait for Kong's answer to every PDK call, also to one without a result"
+    )
+    workers: int = _setting(
+        1, WORKERS, "processes that run handlers; auto: one for each core that may be used"
+    )
+    reload: bool = _setting(
+        False,
+        SWITCH,
+        "reload the plugins when a file in their directory changes (needs watchfiles)",
+    )
+    allow_unsafe_plugins: bool = _setting(
+        False,
+        SWITCH,
+        "load plugins that anyone but root and the server's user can write",
+    )
+    no_lua_style: bool = _setting(
+        False,
+        SWITCH,
+        "PDK calls of plugins in kong-python-pdk's layout return the value and raise errors, "
+        "instead of returning (value, err)",
+    )
+    log_level: str = _setting(
+        "info",
+        choice(*LOG_LEVELS, metavar="LEVEL"),
+        f"the lowest level that is logged: {', '.join(LOG_LEVELS)}",
+    )
+    log_format: str = _setting("text", choice(*LOG_FORMATS), "how log records are written")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One of :class:`Settings`, as its flag, its environment variable and its help have it."""
+
+    name: str
+    default: Any
+    unit: Unit
+    help: str
+    flag: bool
+
+    @property
+    def flag_name(self) -> str:
+        """``--socket-mode``."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """``KONGPS_SOCKET_MODE``."""
+        return f"{ENVIRONMENT_PREFIX}{self.name.upper()}"
+
+    @property
+    def default_text(self) -> str:
+        """The default as a flag's value would be written; empty for a switch and for "none"."""
+        return "" if self.default in ("", False) else self.unit.show(self.default)
+
+
+SETTINGS = {
+    each.name: Setting(each.name, each.default, **each.metadata)
+    for each in dataclasses.fields(Settings)
 }
+
+DEFAULTS = Settings()
+
+INSTANCE_TTL = DEFAULTS.instance_ttl
+MAX_INSTANCES = DEFAULTS.max_instances
+HANDLER_THREADS = DEFAULTS.handler_threads
+BLOCK_THRESHOLD = DEFAULTS.block_threshold
+HANDLER_TIMEOUT = DEFAULTS.handler_timeout
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The settings that environment variables give, by name.
 
-    :param environment: the variables; ``KONGPS_SOCKET_MODE`` is ``socket_mode``, and so on.
+    Variables that only look like one are passed over: Kubernetes makes such names of a service
+    that is called kongps.
+
+    :param environment: the variables.
     :raises UsageError: for a value that the setting cannot have.
     """
-    names = {ENVIRONMENT_PREFIX + name.upper(): name for name in Settings._fields}
     found: dict[str, Any] = {}
-    for variable, text in environment.items():
-        if variable not in names:
-            continue  # Kubernetes makes such names of a service that is called kongps
-        name = names[variable]
+    for name, setting in SETTINGS.items():
+        text = environment.get(setting.variable)
+        if text is None:
+            continue
         try:
-            found[name] = _PARSERS.get(name, str)(text)
+            found[name] = setting.unit.parse(text)
         except ValueError:
             raise UsageError(
-                f"{variable}={text!r} is no value for {name}; "
-                f"an example is {_example(getattr(Settings, name), name)}"
+                f"{setting.variable}={text!r} is not {setting.unit.expected}"
             ) from None
     return found
-
-
-def _example(default: Any, name: str) -> str:
-    return format(default, "04o") if name == "socket_mode" else str(default).lower()

@@ -16,10 +16,10 @@ from server_process import run
 from shared_libraries import PLUGIN_SOURCE, compile_c, needs_compiler
 
 from kongps._version import PLUGIN_API, __version__
-from kongps.cli import kong_conf as kong_settings
-from kongps.cli.conf import kong_conf
+from kongps.cli import kong_conf_check
 from kongps.cli.doctor import _within, examine_all
-from kongps.cli.kong_conf import Finding
+from kongps.cli.kong_conf_check import Finding
+from kongps.cli.kong_conf_lines import kong_conf_lines
 from kongps.compiled.interpreter import facts
 
 SUFFIX = EXTENSION_SUFFIXES[0]
@@ -160,11 +160,11 @@ def directory(short_path: Path) -> Path:
 
 def written(directory: Path, kong: str = "3.9") -> str:
     """A kong.conf without fault."""
-    text = kong_conf(
+    lines = kong_conf_lines(
         ["hello", "key-gate"], kong=kong, directory=str(directory),
         socket=str(directory.parent / "kps.sock"), executable=sys.executable,
     )  # fmt: skip
-    return text.replace(shlex.quote(sys.executable), KONGPS)
+    return "\n".join([*lines, ""]).replace(shlex.quote(sys.executable), KONGPS)
 
 
 def check(directory: Path, text: str, kong: str = "3.9") -> list[Finding]:
@@ -183,7 +183,7 @@ def test_what_conf_prints_has_no_fault(kong: str, directory: Path) -> None:
 def test_comments_and_spaces_are_read_as_kong_does(tmp_path: Path) -> None:
     path = tmp_path / "kong.conf"
     path.write_text("# a = 1\n a=1 # one\nb = x\\#y\n  # c = 2\nC  =  3  \nd\n\n")
-    assert kong_settings.read(str(path)) == {"a": "1", "b": "x#y", "c": "3"}
+    assert kong_conf_check.read(str(path)) == {"a": "1", "b": "x#y", "c": "3"}
 
 
 FAULTS: list[tuple[str, str, str, str, str]] = [
@@ -192,23 +192,24 @@ FAULTS: list[tuple[str, str, str, str, str]] = [
     (KONGPS + " serve", "/no/kongps serve", "error", "_start_cmd", "there is no command '/no/"),
     ("--socket ", "--socket /else", "error", "_start_cmd", "but Kong connects to"),
     (KONGPS + " dump", "/no/kongps dump", "error", "_query_cmd", "there is no command '/no/"),
-    (KONGPS + " dump", KONGPS + " conf", "error", "_query_cmd", "is no answer to Kong"),
-    (KONGPS + " dump", "echo '{}' #", "error", "_query_cmd", "is no answer to Kong: '{}"),
-    (KONGPS + " dump", "'", "error", "_query_cmd", "it is no command"),
+    (KONGPS + " dump", KONGPS + " conf", "error", "_query_cmd", "is not an answer to Kong"),
+    (KONGPS + " dump", "echo '{}' #", "error", "_query_cmd", "is not an answer to Kong: '{}"),
+    (KONGPS + " dump", "'", "error", "_query_cmd", "it is not a command"),
     ("dump --plugins-directory", "dump --plugins-directory /no", "error", "_query_cmd",
-     "is no answer to Kong"),
+     "is not an answer to Kong"),
     ("_query_cmd =", "_queri_cmd =", "error", "_query_cmd", "there is no such setting"),
     ("names = hello,key-gate", "names = hello,keygate", "error", "pluginserver_key_gate_",
      "no key_gate in pluginserver_names"),
     ("plugins = bundled,hello", "plugins = bundled", "warning", "plugins", "hello is served but"),
     (",key-gate\npluginserver_names", ",key_gate\npluginserver_names", "error", "plugins",
      "there is no plugin key_gate; a plugin server has key-gate"),
-    ("plugins = bundled,", "plugins = bundled,other,", "warning", "plugins", "tells of other"),
+    ("plugins = bundled,", "plugins = bundled,other,", "warning", "plugins",
+     "no plugin server has other"),
     ("pluginserver_names = hello,key-gate", "pluginserver_names = hello", "error", "plugins",
      "key-gate is enabled and in the plugins directory"),
     ("pluginserver_hello_start_cmd", "# no", "warning", "_start_cmd", "nothing listens on"),
     ("--protocol protobuf hello", "--protocol protobuf nope",
-     "error", "_query_cmd", "ended with 1; it said: kongps: plugin 'nope'"),
+     "error", "_query_cmd", "exit code is 1; its last message is: kongps: plugin 'nope'"),
 ]  # fmt: skip
 
 

@@ -1,100 +1,41 @@
-"""The lines of kong.conf that connect a Kong to this server, by Kong's version."""
+"""``kongps conf``: prints the lines of kong.conf that connect a Kong to this server."""
 
 from __future__ import annotations
 
 import os
-import re
-import shlex
-import shutil
-import sys
 from collections.abc import Sequence
 
-from kongps.errors import ServerError
+from kongps.cli.common import FAILED, OK, add_settings, command_parser, require, settings_of
+from kongps.cli.dump import load
+from kongps.cli.kong_conf_lines import kong_conf_lines
+from kongps.settings import DEFAULT_PREFIX
+from kongps.stdio import stdout_kept_clean
 
-# The name of this server among Kong's plugin servers, up to Kong 3.8.
-SERVER_NAME = "kongps"
+__all__ = ["main"]
 
 
-def kong_conf(
-    plugins: Sequence[str], *, kong: str, directory: str, socket: str, executable: str = ""
-) -> str:
-    """The block for kong.conf.
-
-    :param plugins: the names of the plugins.
-    :param kong: Kong's version, such as ``3.9`` or ``2.8.5``.
-    :param directory: the plugins directory.
-    :param socket: the path of the socket.
-    :param executable: the ``kongps`` command; the one that runs by default.
-    :returns: the lines.
-    :raises ServerError: for a version that is none, or before 2.0, or without any plugin.
-    """
-    version = parse_version(kong)
-    if not plugins:
-        raise ServerError(f"there is no plugin in {directory} to write settings for")
-    command = executable or _executable()
-    directory = os.path.abspath(directory)
-    lines = [f"# kongps on Kong {kong}", f"plugins = bundled,{','.join(plugins)}"]
-    if version < (2, 3):
-        lines += [
-            f"go_pluginserver_exe = {command}",
-            f"go_plugins_dir = {directory}",
-            "# The socket is always go_pluginserver.sock in Kong's prefix.",
-        ]
-        return "\n".join(lines) + "\n"
-    socket = os.path.abspath(socket)
-    where = f"--plugins-directory {shlex.quote(directory)}"
-    start = f"{shlex.quote(command)} serve {where} --socket {shlex.quote(socket)}"
-    # ProtoBuf:1 is far cheaper for Kong; 2.3 does not know it.
-    protocol = "msgpack" if version < (2, 4) else "protobuf"
-    query = (
-        f"{shlex.quote(command)} dump {where} --socket {shlex.quote(socket)} --protocol {protocol}"
+def main(words: Sequence[str]) -> int:
+    """Runs the command."""
+    parser = command_parser("conf")
+    add_settings(parser, "plugins_directory", "socket", "allow_unsafe_plugins")
+    parser.add_argument(
+        "--kong", metavar="VERSION", default="3.9", help="Kong's version (default: %(default)s)"
     )
-    if version < (3, 9):
-        setting = f"pluginserver_{SERVER_NAME}"
-        lines += [
-            f"pluginserver_names = {SERVER_NAME}",
-            f"{setting}_socket = {socket}",
-            f"{setting}_start_cmd = {start}",
-            f"{setting}_query_cmd = {query}",
-        ]
-        return "\n".join(lines) + "\n"
-    # From 3.9 on, only the first plugin of a query's answer counts: one name for each plugin,
-    # all on one socket, and one of them starts the server.
-    settings = [plugin.replace("-", "_").lower() for plugin in plugins]
-    for name in settings:
-        same = [plugin for plugin, setting in zip(plugins, settings) if setting == name]
-        if len(same) > 1:
-            raise ServerError(
-                f"{' and '.join(same)} have the same settings in kong.conf, pluginserver_{name}_…, "
-                "where - is written _; rename one"
-            )
-    lines.append(f"pluginserver_names = {','.join(plugins)}")
-    for number, plugin in enumerate(plugins):
-        setting = f"pluginserver_{settings[number]}"
-        lines.append(f"{setting}_socket = {socket}")
-        if number == 0:
-            lines.append(f"{setting}_start_cmd = {start}")
-        lines.append(f"{setting}_query_cmd = {query} {plugin}")
-    return "\n".join(lines) + "\n"
-
-
-def parse_version(kong: str) -> tuple[int, int]:
-    """The first two numbers of a version of Kong.
-
-    :raises ServerError: when it is none, or before 2.0.
-    """
-    match = re.match(r"(\d+)\.(\d+)(\.|$)", kong)
-    if not match:
-        raise ServerError(f"{kong!r} is no version of Kong; an example is 3.9")
-    version = (int(match[1]), int(match[2]))
-    if version < (2, 0):
-        raise ServerError(f"Kong {kong} has no plugin servers; they came with 2.0")
-    return version
-
-
-def _executable() -> str:
-    """The command that runs now, or the one that stands beside the interpreter."""
-    if os.path.basename(sys.argv[0]) == "kongps":
-        return os.path.abspath(shutil.which(sys.argv[0]) or sys.argv[0])
-    beside = os.path.join(os.path.dirname(sys.executable), "kongps")
-    return beside if os.path.exists(beside) else shutil.which("kongps") or beside
+    parser.add_argument(
+        "--prefix",
+        default=DEFAULT_PREFIX,
+        help="Kong's prefix, where the socket goes without --socket (default: %(default)s)",
+    )
+    options = parser.parse_args(words)
+    settings = settings_of(options)
+    require(settings, "plugins_directory")
+    with stdout_kept_clean():
+        plugins, errors = load(settings)
+    lines = kong_conf_lines(
+        [plugin.name for plugin in plugins],
+        kong=options.kong,
+        directory=settings.plugins_directory,
+        socket=settings.socket or os.path.join(options.prefix, "kongps.sock"),
+    )
+    print("\n".join(lines))
+    return FAILED if errors else OK

@@ -6,7 +6,6 @@ through the socket with the stand-in for Kong, and prints what happened.
 
 from __future__ import annotations
 
-import argparse
 import http
 import json
 import os
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, TextIO
 
+from kongps.cli.common import FAILED, OK, command_parser
 from kongps.errors import KongpsError
 from kongps.testing import Call, Kong, Result
 from kongps.testing.versions import parse_version
@@ -34,10 +34,6 @@ _SHOWN_HEADERS = ("content-type", "www-authenticate")
 _WIDTH = 100
 
 _PROTOCOLS = {"ProtoBuf:1": "protobuf", "MsgPack:1": "msgpack"}
-
-
-class DemoError(Exception):
-    """Something is not as it should be; the text says what."""
 
 
 @dataclass
@@ -62,32 +58,30 @@ class Scene:
     steps: list[Step]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the demo.
+def main(words: Sequence[str]) -> int:
+    """Runs the command.
 
-    :param argv: its arguments; those of the process by default.
     :returns: 0, or 1 when anything was not as expected, with the reason on stderr.
     """
-    parser = argparse.ArgumentParser(
-        prog="kongps demo",
-        description="Serves the example plugins to a stand-in for Kong, and prints each request, "
-        "each PDK call with its answer, and the response; then the same over the other protocol.",
-    )
+    parser = command_parser("demo")
     parser.add_argument(
-        "--kong", metavar="VERSION", default="3.9", help="the Kong to be (default: %(default)s)"
+        "--kong",
+        metavar="VERSION",
+        default="3.9",
+        help="the version of Kong to stand in for (default: %(default)s)",
     )
     parser.add_argument(
         "--examples", metavar="DIR", help="where the plugins are (default: those installed)"
     )
-    options = parser.parse_args(argv)
+    options = parser.parse_args(words)
     show = _Printer(sys.stdout)
     try:
         directory = Path(options.examples) if options.examples else _examples()
         _run(directory, options.kong, show)
-    except (DemoError, KongpsError, ValueError) as error:
+    except (KongpsError, ValueError) as error:
         print(f"kongps demo: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return FAILED
+    return OK
 
 
 def _examples() -> Path:
@@ -95,7 +89,7 @@ def _examples() -> Path:
     for directory in (here / "examples", here.parent.parent / "examples"):
         if (directory / "hello.py").is_file():
             return directory
-    raise DemoError("the example plugins are not installed; give their directory with --examples")
+    raise KongpsError("the example plugins are not installed; give their directory with --examples")
 
 
 def _scenes(log_file: Path) -> list[Scene]:
@@ -103,9 +97,12 @@ def _scenes(log_file: Path) -> list[Scene]:
         return lambda result: result.headers.get("x-hello-from-python") == f"Python says {text}"
 
     hello = Step(
-        "GET", "/greet", {"host": "example.test"}, check=says("good morning to example.test"),
+        "GET",
+        "/greet",
+        {"host": "example.test"},
+        check=says("good morning to example.test"),
         expected="a header x-hello-from-python",
-    )  # fmt: skip
+    )
     config = {"message": "good morning"}
     return [
         Scene("hello", "reads a header, sets two", config, [hello]),
@@ -125,7 +122,7 @@ def _scenes(log_file: Path) -> list[Scene]:
                         result.service_request is not None
                         and result.service_request.headers.get("x-consumer-username") == "alice"
                     ),
-                    expected="the service to be told who the consumer is",
+                    expected="the service to get the consumer's name",
                 ),
             ],
         ),
@@ -172,38 +169,38 @@ def _run(examples: Path, version: str, show: _Printer) -> None:
         try:
             server.wait_until_ready()
             scenes = _scenes(Path(place, "requests.log"))
-            # The story is told over one protocol; the other has to come to the same.
-            story, *others = (
+            # What happens is shown over one protocol; the other has to have the same results.
+            shown, *others = (
                 ("ProtoBuf:1", "MsgPack:1") if parse_version(version).protobuf else ("MsgPack:1",)
             )
             show.line(
                 f"A kongps server with the plugins of {examples}, and a stand-in for "
-                f"Kong {version} that talks {story} to it over its socket."
+                f"Kong {version} that speaks {shown} to it over its socket."
             )
-            results = {story: [_play(scene, socket, version, story, show) for scene in scenes]}
+            results = {shown: [_play(scene, socket, version, shown, show) for scene in scenes]}
             for protocol in others:
                 results[protocol] = [_play(scene, socket, version, protocol) for scene in scenes]
             if others:
                 show.comparison(scenes, results)
-            requests = sum(len(played) for played in results[story])
-            calls = sum(len(result.calls) for played in results[story] for result in played)
+            requests = sum(len(played) for played in results[shown])
+            calls = sum(len(result.calls) for played in results[shown] for result in played)
         except BaseException:
             server.stop()
             raise
         code = server.stop()
         if code != 0:
-            raise DemoError(f"the server ended with exit code {code}:\n{server.output()}")
+            raise KongpsError(f"the server ended with exit code {code}:\n{server.output()}")
         show.line()
         show.line(
             f"{requests} requests, {calls} PDK calls{' over each protocol' if others else ''}, "
-            "all as expected; the server has ended in good order."
+            "all as expected; the server has shut down cleanly."
         )
 
 
 def _play(
     scene: Scene, socket: str, version: str, protocol: str, show: Optional[_Printer] = None
 ) -> list[Result]:
-    """Sends a scene's requests over a protocol, and tells of them if `show` is given."""
+    """Sends a scene's requests over a protocol, and prints them if `show` is given."""
     if show is not None:
         show.line()
         show.line(f"{show.bold(scene.plugin)}: {scene.title}")
@@ -227,9 +224,9 @@ def _play(
 def _check(scene: Scene, step: Step, result: Result) -> None:
     what = f"{scene.plugin}, {step.method} {step.path}"
     if result.status != step.status:
-        raise DemoError(f"{what}: expected status {step.status}, got {result.status}")
+        raise KongpsError(f"{what}: expected status {step.status}, got {result.status}")
     if step.check is not None and not step.check(result):
-        raise DemoError(f"{what}: expected {step.expected}")
+        raise KongpsError(f"{what}: expected {step.expected}")
 
 
 class _Server:
@@ -243,24 +240,24 @@ class _Server:
         package = str(Path(__file__).resolve().parents[2])
         paths = [package, environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        command = [sys.executable, "-m", "kongps", "serve"]
+        command += ["--plugins-directory", str(plugins), "--socket", socket]
+        # A checkout may be of any user's and umask.
+        command.append("--allow-unsafe-plugins")
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kongps", "serve",
-                 "--plugins-directory", str(plugins), "--socket", socket,
-                 # A checkout may be of any user's and umask.
-                 "--allow-unsafe-plugins"],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-            )  # fmt: skip
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+            )
 
     def wait_until_ready(self) -> None:
-        """Return once the server listens; DemoError if it does not come to that."""
+        """Return once the server listens; KongpsError if it does not come to that."""
         deadline = time.monotonic() + START_TIMEOUT
         while not os.path.exists(self._socket):
             code = self._process.poll()
             if code is not None:
-                raise DemoError(f"the server ended with exit code {code}:\n{self.output()}")
+                raise KongpsError(f"the server ended with exit code {code}:\n{self.output()}")
             if time.monotonic() > deadline:
-                raise DemoError(f"the server opened no socket within {START_TIMEOUT:.0f} s")
+                raise KongpsError(f"the server opened no socket within {START_TIMEOUT:.0f} s")
             time.sleep(0.02)
 
     def stop(self) -> int:
@@ -279,7 +276,7 @@ class _Server:
 
 
 class _Printer:
-    """Writes the story: plain text, with colour only on a terminal."""
+    """Prints what happens: plain text, with colour only on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -1,7 +1,7 @@
 """``kongps doctor``: one page on this installation, its plugins and a kong.conf.
 
-Nothing of a plugin is loaded into this process: what loads and what does not is asked of ``kongps
-dump`` in a process of its own, which a broken native plugin may take down.
+No plugin is loaded into this process: ``kongps dump`` loads them in a process of its own, since a
+broken native plugin can end the process that loads it.
 """
 
 from __future__ import annotations
@@ -16,30 +16,60 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
 from kongps._version import PLUGIN_API, __version__
-from kongps.cli import kong_conf as kong_settings
-from kongps.cli.kong_conf import Finding
-from kongps.compiled import checks as compat
+from kongps.cli import kong_conf_check
+from kongps.cli.common import FAILED, OK, command_parser
+from kongps.cli.kong_conf_check import Finding
+from kongps.compiled import checks
 from kongps.compiled.build import cython_version, rebuild
 from kongps.compiled.interpreter import readable
 from kongps.errors import CompatError, PluginNameError
 from kongps.plugins.loader import Examined, examine
+from kongps.settings import SETTINGS
 
-__all__ = ["Report", "examine_all"]
+__all__ = ["Report", "examine_all", "main"]
 
 # Seconds that plugins get to load.
 LOAD_TIMEOUT = 60
 
 
+def main(words: Sequence[str]) -> int:
+    """Runs the command."""
+    variable = SETTINGS["plugins_directory"].variable
+    parser = command_parser("doctor")
+    parser.add_argument(
+        "--plugins-directory",
+        metavar="DIR",
+        help=f"where the plugins are (default: the directory that {variable} or the kong.conf "
+        "names)",
+    )
+    parser.add_argument("--kong-conf", metavar="FILE", help="the kong.conf to check")
+    parser.add_argument(
+        "--kong",
+        metavar="VERSION",
+        default="3.9",
+        help="the version of Kong that reads it (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(words)
+    report = examine_all(
+        directory=options.plugins_directory or os.environ.get(variable),
+        kong_conf=options.kong_conf,
+        kong=options.kong,
+    )
+    print(report.json() if options.json else report.text(), end="")
+    return OK if report.fine else FAILED
+
+
 @dataclass
 class Report:
-    """What there is to know; each part is plain enough for JSON.
+    """What was found; each part can be written as JSON.
 
-    :ivar findings: what is not as it should be.
+    :ivar findings: what is wrong.
     """
 
     interpreter: dict[str, Any] = field(default_factory=dict)
@@ -84,6 +114,8 @@ class Report:
             yield f"plugins in {self.plugins_directory}"
             for each in self.plugins:
                 yield f"  {each['name']:<20} {each['state']:<7} {each['what']}"
+                if "handlers" in each:
+                    yield f"{'':<31}{each['handlers']}"
             if not self.plugins:
                 yield "  none"
         if self.kong_conf is not None:
@@ -116,7 +148,7 @@ def examine_all(
     _interpreter(report)
     _core(report)
     _dependencies(report)
-    settings = kong_settings.read(kong_conf) if kong_conf is not None else {}
+    settings = kong_conf_check.read(kong_conf) if kong_conf is not None else {}
     if directory is None and settings:
         directory = _directory_in(settings)
     if directory is not None:
@@ -124,30 +156,30 @@ def examine_all(
     if kong_conf is not None:
         report.kong_conf = kong_conf
         there = [each["name"] for each in report.plugins]
-        servers, findings = kong_settings.check(settings, kong=kong, there=there)
+        servers, findings = kong_conf_check.check(settings, kong=kong, there=there)
         report.plugin_servers = [asdict(each) for each in servers]
         report.findings += findings
         if not servers and settings.get("go_plugins_dir", "off") == "off" and there:
             report.add(
-                "warning", "pluginserver_names", "it is not set: Kong knows of no plugin server",
+                "warning",
+                "pluginserver_names",
+                "it is not set: Kong knows of no plugin server",
                 f"`kongps conf --kong {kong}` prints what to write",
-            )  # fmt: skip
+            )
     return report
 
 
 def _directory_in(settings: dict[str, str]) -> Optional[str]:
-    for key, value in settings.items():
-        if key.endswith("_start_cmd"):
-            server = kong_settings.Served("", "", value, "", [])
-            for directory in kong_settings.plugins_directories([server]):
-                if os.path.isdir(directory):
-                    return directory
+    commands = [value for key, value in settings.items() if key.endswith("_start_cmd")]
+    for directory in kong_conf_check.plugins_directories(commands):
+        if os.path.isdir(directory):
+            return directory
     directory = settings.get("go_plugins_dir", "off")
     return directory if os.path.isdir(directory) else None
 
 
 def _interpreter(report: Report) -> None:
-    here = compat.running()
+    here = checks.running()
     report.interpreter = {
         "name": readable(here),
         "executable": sys.executable,
@@ -161,11 +193,11 @@ def _core(report: Report) -> None:
     from kongps import core
 
     (directory,) = core.__path__
-    suffix = compat.running()["suffix"]
+    suffix = checks.running()["suffix"]
     modules = sorted(
         glob.glob(os.path.join(glob.escape(directory), "**", f"*{suffix}"), recursive=True)
     )
-    record = compat.read_record(modules[0]) if modules else None
+    record = checks.read_record(modules[0]) if modules else None
     report.core = {
         "modules": len(modules),
         "built_for": readable(record) if record else "unknown: it has no record",
@@ -173,14 +205,12 @@ def _core(report: Report) -> None:
     }
     remedy = f"{shlex.quote(sys.executable)} -m pip install --force-reinstall . (in a checkout)"
     if record is None:
-        report.add("warning", "core", "it does not say what it was built with", remedy)
+        report.add("warning", "core", "it has no record of what it was built with", remedy)
         return
-    versions = {str((compat.read_record(path) or {}).get("kongps")) for path in modules}
+    versions = {str((checks.read_record(path) or {}).get("kongps")) for path in modules}
     if versions != {__version__}:
-        report.add(
-            "error", "core", f"it is of kongps {' and '.join(sorted(versions))}, not {__version__}",
-            remedy,
-        )  # fmt: skip
+        found = " and ".join(sorted(versions))
+        report.add("error", "core", f"it is of kongps {found}, not {__version__}", remedy)
 
 
 def _dependencies(report: Report) -> None:
@@ -188,9 +218,11 @@ def _dependencies(report: Report) -> None:
         wanted = importlib.metadata.requires("kongps") or []
     except importlib.metadata.PackageNotFoundError:
         report.add(
-            "warning", "kongps", "it is on the path but not installed",
+            "warning",
+            "kongps",
+            "it is on the path but not installed",
             f"{shlex.quote(sys.executable)} -m pip install . (in a checkout)",
-        )  # fmt: skip
+        )
         wanted = []
     for line in wanted:
         requirement, _, marker = line.partition(";")
@@ -205,9 +237,11 @@ def _dependencies(report: Report) -> None:
         report.dependencies.append({"name": name, "version": version, "wanted": range_})
         if version is None or not _within(version, range_):
             report.add(
-                "error", name, f"kongps needs {range_}; there is {version or 'none'}",
+                "error",
+                name,
+                f"kongps needs {range_}; there is {version or 'none'}",
                 f"{shlex.quote(sys.executable)} -m pip install '{name}{range_}'",
-            )  # fmt: skip
+            )
     report.dependencies.append(
         {"name": "cython", "version": cython_version(), "wanted": "for kongps build alone"}
     )
@@ -225,9 +259,6 @@ def _within(version: str, wanted: str) -> bool:
         if (sign == ">=" and have < least) or (sign == "<" and have[: len(least)] >= least):
             return False
     return True
-
-
-# Plugins
 
 
 def _plugins(report: Report, directory: str) -> None:
@@ -259,7 +290,7 @@ def _plugin(
         elif isinstance(plugin.error, PluginNameError):
             error, remedy = f"{plugin.path}: {error}", "give the file another name"
     elif info is None:
-        # Alone once more: with the others it may not have had its turn.
+        # Again, alone: another plugin may have ended the process before this one was loaded.
         loaded, error = _dump(directory, [plugin.name])
         info = loaded.get(plugin.name)
     if info is None:
@@ -272,29 +303,31 @@ def _plugin(
             "name": plugin.name,
             "state": "loads",
             "what": f"{what}: version {info['Version']}, priority {info['Priority']}, {phases}",
+            "handlers": info["Handlers"],
         }
     )
     if stale is not None:
-        report.add("warning", plugin.name, stale, compat.python_command("rebuild", directory))
+        report.add("warning", plugin.name, stale, checks.python_command("rebuild", directory))
 
 
 def _dump(directory: str, names: list[str]) -> tuple[dict[str, dict[str, Any]], Optional[str]]:
-    """What plugins say of themselves, and the last thing said on stderr if some did not load."""
+    """What plugins report to Kong, and the last line on stderr if some did not load."""
     if not names:
         return {}, None
-    command = [sys.executable, "-m", "kongps", "dump", "--plugins-directory", directory, *names]
+    command = [sys.executable, "-m", "kongps", "dump", "--handlers", *names]
+    command += ["--plugins-directory", directory]
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=LOAD_TIMEOUT, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
         return {}, f"loading it has not ended after {LOAD_TIMEOUT} s"
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    printed = done.stderr.decode("utf-8", "replace").strip().splitlines()
     if done.returncode < 0:
         return {}, f"loading it ends the process with {signal.Signals(-done.returncode).name}"
     try:
         answer = json.loads(done.stdout)["Plugins"]
     except (ValueError, KeyError):
-        return {}, said[-1] if said else "loading it ends the process"
-    last = said[-1].removeprefix("kongps: ") if said and done.returncode else None
+        return {}, printed[-1] if printed else "loading it ends the process"
+    last = printed[-1].removeprefix("kongps: ") if printed and done.returncode else None
     return {each["Name"]: each for each in answer}, last

@@ -13,28 +13,42 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from kongps import log
-from kongps.cli import main as cli
+from kongps.cli.common import OK, USAGE, add_prefix, add_serving, guarded, settings_of, version
+from kongps.cli.dump import answer
+from kongps.cli.serve import serve
 from kongps.errors import ServerError
 from kongps.kong_pdk import shim as kong_pdk_shim
+from kongps.plugins.loader import from_object
 from kongps.plugins.trust import refused_file
-from kongps.settings import from_environment
+from kongps.settings import SETTINGS, from_environment
 
 if TYPE_CHECKING:
     from kongps.plugins.plugin import Plugin
 
-# What Kong expects below its prefix when it is not told: NAME.socket.
+__all__ = ["main", "run", "run_file", "serve_module"]
+
+# Kong expects NAME.socket below its prefix; the servers of kong-python-pdk open NAME.sock.
 SOCKET_SUFFIX = ".socket"
+DEDICATED_SOCKET_SUFFIX = ".sock"
 
 # Whether a file that is run by `run_file` has served itself.
 _served: list[bool] = []
 
 
+def main(words: Sequence[str]) -> int:
+    """Runs the command."""
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: kongps run FILE [-kong-prefix PREFIX] [--dump] [FLAG…]", file=sys.stderr)
+        return OK if words else USAGE
+    return run_file(words[0], words[1:])
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Serves the plugin of the file that is run, or prints what Kong asks of it.
+    """Serves the plugin of the file that is run, or prints what Kong asks about it.
 
     :param arguments: the flags; those of the process by default.
     :returns: the exit code, for ``sys.exit``: 0 fine, 2 wrong usage, 1 anything else.
@@ -49,18 +63,10 @@ def serve_module(module: ModuleType, arguments: Sequence[str] | None = None) -> 
     :param arguments: the flags; those of the process by default.
     :returns: the exit code.
     """
-    from kongps.plugins.loader import from_object
-
     path = getattr(module, "__file__", None) or module.__name__
     name = os.path.splitext(os.path.basename(path))[0]
     words = sys.argv[1:] if arguments is None else arguments
-
-    def serve() -> int:
-        options = _parser(name, name + SOCKET_SUFFIX).parse_args(words)
-        plugin = from_object(module, name=name, lua_style=not options.no_lua_style)
-        return _serve(plugin, options, "protobuf")
-
-    return cli.guarded(serve)
+    return guarded(lambda: _run(module, name, name + SOCKET_SUFFIX, "protobuf", words))
 
 
 def serve_dedicated(module: ModuleType) -> int:
@@ -69,12 +75,8 @@ def serve_dedicated(module: ModuleType) -> int:
     :param module: the module, which has the plugin's name.
     :returns: the exit code.
     """
-    from kongps.plugins.loader import from_object
-
     name = module.__name__
-    options = _parser(name, f"{name}.sock").parse_args(sys.argv[1:])
-    plugin = from_object(module, name=name, lua_style=not options.no_lua_style)
-    return _serve(plugin, options, "msgpack")
+    return _run(module, name, name + DEDICATED_SOCKET_SUFFIX, "msgpack", sys.argv[1:])
 
 
 def run_file(path: str, arguments: Sequence[str]) -> int:
@@ -83,11 +85,12 @@ def run_file(path: str, arguments: Sequence[str]) -> int:
     :param path: the file.
     :param arguments: the flags for it.
     :returns: the exit code.
-    :raises ServerError: when there is no such file, or others may write or replace it.
+    :raises ServerError: when there is no such file, or users who are not trusted can write it.
     """
     if not os.path.isfile(path):
         raise ServerError(f"there is no file {path}")
-    allowed = cli.UNSAFE_FLAG in arguments or from_environment().get("allow_unsafe_plugins")
+    unsafe = SETTINGS["allow_unsafe_plugins"]
+    allowed = unsafe.flag_name in arguments or from_environment().get(unsafe.name)
     reason = None if allowed else refused_file(path)
     if reason is not None:
         raise ServerError(reason)
@@ -96,52 +99,48 @@ def run_file(path: str, arguments: Sequence[str]) -> int:
     _served.clear()
     attributes = runpy.run_path(path, run_name="__main__")
     if _served:
-        return cli.OK
+        return OK
     module = ModuleType("__main__")
     vars(module).update(attributes)
     return serve_module(module, arguments)
+
+
+def _run(
+    module: ModuleType, name: str, socket_name: str, protocol: str, words: Sequence[str]
+) -> int:
+    options = _parser(name, socket_name).parse_args(words)
+    plugin = from_object(module, name=name, lua_style=not options.no_lua_style)
+    _served.append(True)
+    return _serve(plugin, options, protocol)
+
+
+def _serve(plugin: Plugin, options: argparse.Namespace, protocol: str) -> int:
+    socket = os.path.join(options.prefix, options.socket_name)
+    if options.dump:
+        print(answer([plugin], protocol, socket))
+        return OK
+    if options.verbose > 1 and options.log_level is None:
+        options.log_level = "debug"
+    settings = settings_of(options, parent_watch=True)
+    return serve(replace(settings, socket=socket, plugins_directory=""), {plugin.name: plugin})
 
 
 def _parser(name: str, socket_name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=name, description=f"Serves the Kong plugin {name}.", allow_abbrev=False
     )
+    add_prefix(parser)
     parser.add_argument(
-        "-p", "--kong-prefix", "-kong-prefix", dest="prefix", metavar="PREFIX",
-        default=cli.DEFAULT_PREFIX,
-        help="Kong's prefix, where the socket goes (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--socket-name", default=socket_name,
+        "--socket-name",
+        default=socket_name,
         help="the socket's name below the prefix (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "-dump", "--dump", action="store_true", help="print what Kong needs to know of the plugin"
+        "-dump", "--dump", action="store_true", help="print what Kong asks about the plugin"
     )
     parser.add_argument("-v", "--verbose", action="count", default=1, help="log more")
-    parser.add_argument("--version", "-version", action="version", version=cli.version())
+    parser.add_argument("--version", "-version", action="version", version=version())
     parser.add_argument("-m", "--multiprocessing", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-g", "--gevent", action="store_true", help=argparse.SUPPRESS)
-    cli.add_serving(parser, socket=False)
+    add_serving(parser, without=("plugins_directory", "socket"))
     return parser
-
-
-def _serve(plugin: Plugin, options: argparse.Namespace, protocol: str) -> int:
-    _served.append(True)
-    socket = os.path.join(options.prefix, options.socket_name)
-    if options.dump:
-        print(cli.dumped([plugin], protocol, socket))
-        return cli.OK
-    if options.verbose > 1 and options.log_level is None:
-        options.log_level = "debug"
-    settings = cli.settings_of(options, parent_watch=True)
-    settings.socket, settings.plugins_directory = socket, ""
-    log.set_up(settings.log_level, settings.log_format)
-    if settings.workers > 1 or settings.reload:
-        from kongps.workers.supervisor import Supervisor
-
-        return Supervisor(settings, {plugin.name: plugin}).run()
-    from kongps.server.server import Server
-
-    Server(settings, {plugin.name: plugin}).run()
-    return cli.OK

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -68,7 +68,7 @@ class Worker(Server):
     def __init__(
         self, settings: Settings, assignment: Assignment, plugins: dict[str, Plugin] | None = None
     ) -> None:
-        super().__init__(settings.replace(parent_watch=False), plugins)
+        super().__init__(replace(settings, parent_watch=False), plugins)
         self.assignment = assignment
         self.dispatcher.be_worker(assignment.number)
         self.routes = Routes(assignment.number, self.loop, self.dispatcher.lets_lost_pass)

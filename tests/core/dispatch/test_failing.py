@@ -392,4 +392,4 @@ def test_a_server_told_to_fail_open_does(plugins: Path, short_path: Path) -> Non
         assert [asked.function for asked in trail] == ["kong.log.err"]
     refused = run("serve", "--plugins-directory", ".", "--socket", "s", KONGPS_ON_ERROR="ajar")
     assert refused.returncode == 2
-    assert b"on_error must be one of closed, open" in refused.stderr
+    assert b"is not one of closed, open" in refused.stderr

@@ -1,4 +1,4 @@
-"""The settings of a kong.conf that concern plugin servers, and what is wrong with them."""
+"""Reads a kong.conf, and finds what keeps a Kong with it from running its plugins."""
 
 from __future__ import annotations
 
@@ -13,31 +13,26 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from kongps.cli.conf import parse_version
+from kongps.cli.kong_conf_lines import parse_version
 from kongps.errors import ServerError
+from kongps.settings import DEFAULT_PREFIX, LONGEST_SOCKET_PATH
 
-__all__ = ["Finding", "Served", "check", "read"]
+__all__ = ["Finding", "Served", "check", "plugins_directories", "read"]
 
 # Seconds that a query command gets; Kong itself waits without end.
 QUERY_TIMEOUT = 60
-
-# Where Kong puts things when kong.conf does not say.
-DEFAULT_PREFIX = "/usr/local/kong"
-
-# Longest path of a unix socket on Linux.
-LONGEST_SOCKET_PATH = 107
 
 _SETTING = re.compile(r"pluginserver_(.+)_(socket|start_cmd|query_cmd)")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be.
+    """Something that is wrong.
 
     :ivar level: ``error``: Kong does not run, or not with all plugins; ``warning``: perhaps.
     :ivar about: what it is about: a plugin, a setting, a package.
     :ivar text: what is wrong.
-    :ivar remedy: what mends it.
+    :ivar remedy: how to fix it.
     """
 
     level: str
@@ -50,7 +45,7 @@ class Finding:
 class Served:
     """A name of ``pluginserver_names`` with its settings.
 
-    :ivar plugins: what its query command told of.
+    :ivar plugins: the plugins in its query command's answer.
     """
 
     name: str
@@ -58,6 +53,14 @@ class Served:
     start_cmd: str
     query_cmd: str
     plugins: list[str]
+
+    def setting(self, kind: str) -> str:
+        """The name of one of its settings: ``socket``, ``start_cmd`` or ``query_cmd``."""
+        return f"{_settings_of(self.name)}_{kind}"
+
+
+def _settings_of(name: str) -> str:
+    return f"pluginserver_{name.replace('-', '_').lower()}"
 
 
 def read(path: str) -> dict[str, str]:
@@ -107,9 +110,13 @@ class _Check:
         self.there = there
         self.findings: list[Finding] = []
         self.prefix = settings.get("prefix", DEFAULT_PREFIX)
+        self.conf_prints_it = f"`kongps conf --kong {kong}` prints what to write"
 
-    def add(self, level: str, about: str, text: str, remedy: str) -> None:
-        self.findings.append(Finding(level, about, text, remedy))
+    def error(self, about: str, text: str, remedy: str) -> None:
+        self.findings.append(Finding("error", about, text, remedy))
+
+    def warning(self, about: str, text: str, remedy: str) -> None:
+        self.findings.append(Finding("warning", about, text, remedy))
 
     def run(self) -> tuple[list[Served], list[Finding]]:
         self.check_go_settings()
@@ -125,7 +132,7 @@ class _Check:
         return servers, self.findings
 
     def server(self, name: str) -> Served:
-        setting = f"pluginserver_{name.replace('-', '_').lower()}"
+        setting = _settings_of(name)
         prefix = self.prefix if self.version >= (3, 9) else DEFAULT_PREFIX
 
         def command(kind: str, default: str) -> str:
@@ -147,139 +154,154 @@ class _Check:
             name for name in ("go_plugins_dir", "go_pluginserver_exe") if name in self.settings
         ]
         if given and self.version >= (3, 0):
-            self.add(
-                "error", given[0], f"Kong {self.kong} does not know this setting; 2.8 was the last",
-                f"use pluginserver_names; `kongps conf --kong {self.kong}` prints what to write",
-            )  # fmt: skip
+            self.error(
+                given[0],
+                f"Kong {self.kong} does not know this setting; 2.8 was the last",
+                f"use pluginserver_names; {self.conf_prints_it}",
+            )
             return
         if self.version < (2, 3) and "pluginserver_names" in self.settings:
-            self.add(
-                "error", "pluginserver_names", f"Kong {self.kong} does not know this setting",
-                f"use go_pluginserver_exe; `kongps conf --kong {self.kong}` prints what to write",
-            )  # fmt: skip
+            self.error(
+                "pluginserver_names",
+                f"Kong {self.kong} does not know this setting",
+                f"use go_pluginserver_exe; {self.conf_prints_it}",
+            )
         if directory == "off":
             if given:
-                self.add("error", "go_plugins_dir", "it is off, so nothing is served", "set it")
+                self.error("go_plugins_dir", "it is off, so nothing is served", "set it")
             return
         if not os.path.isdir(directory):
-            self.add(
-                "error", "go_plugins_dir", f"there is no directory {directory}",
+            self.error(
+                "go_plugins_dir",
+                f"there is no directory {directory}",
                 f"mkdir -p {shlex.quote(directory)}",
-            )  # fmt: skip
+            )
         if not shutil.which(exe):
-            self.add(
-                "error", "go_pluginserver_exe", f"there is no command {exe}",
+            self.error(
+                "go_pluginserver_exe",
+                f"there is no command {exe}",
                 "give the path of the kongps command",
-            )  # fmt: skip
+            )
         self.check_directory("prefix", self.prefix)
 
     def check_names(self, names: list[str]) -> None:
-        known = {name.replace("-", "_").lower() for name in names}
+        known = {_settings_of(name) for name in names}
         for key in self.settings:
             match = _SETTING.fullmatch(key)
-            if match and match[1] not in known:
-                self.add(
-                    "error", key, f"there is no {match[1]} in pluginserver_names, so Kong does not "
-                    "read it (- is written _ in the setting)",
+            if match and f"pluginserver_{match[1]}" not in known:
+                self.error(
+                    key,
+                    f"there is no {match[1]} in pluginserver_names, so Kong does not read it (- "
+                    "is written _ in the setting)",
                     f"add the name to pluginserver_names: {', '.join([*names, match[1]])}",
-                )  # fmt: skip
+                )
 
     def check_directory(self, about: str, directory: str) -> None:
         if not os.path.isdir(directory):
-            self.add(
-                "error", about, f"the directory {directory} of the socket does not exist",
+            self.error(
+                about,
+                f"the directory {directory} of the socket does not exist",
                 f"mkdir -p {shlex.quote(directory)}, for the user that Kong runs as",
-            )  # fmt: skip
+            )
 
     def check_socket(self, server: Served) -> None:
-        about = f"pluginserver_{server.name.replace('-', '_')}_socket"
+        about = server.setting("socket")
         self.check_directory(about, os.path.dirname(server.socket) or ".")
         if len(os.fsencode(server.socket)) > LONGEST_SOCKET_PATH:
-            self.add(
-                "error", about, f"the path {server.socket} is too long for a unix socket",
+            self.error(
+                about,
+                f"the path {server.socket} is too long for a unix socket",
                 f"give one of at most {LONGEST_SOCKET_PATH} bytes",
-            )  # fmt: skip
+            )
 
     def check_start(self, server: Served, servers: list[Served]) -> None:
-        about = f"pluginserver_{server.name.replace('-', '_')}_start_cmd"
+        about = server.setting("start_cmd")
         same = [each for each in servers if each.socket == server.socket]
         starting = [each for each in same if each.start_cmd]
         if len(starting) > 1 and starting[0] is server:
-            self.add(
-                "error", about, f"{' and '.join(each.name for each in starting)} both start a "
-                f"server for {server.socket}, and the second one cannot have it",
+            self.error(
+                about,
+                f"{' and '.join(each.name for each in starting)} both start a server for "
+                f"{server.socket}, and the second one cannot have it",
                 "leave one _start_cmd",
-            )  # fmt: skip
+            )
         if not server.start_cmd:
             if not starting and same[0] is server and not _listens(server.socket):
-                self.add(
-                    "warning", about, "there is no such setting, and nothing listens on "
-                    f"{server.socket}: Kong expects somebody else to run the server",
-                    "start the server first, or set it",
-                )  # fmt: skip
+                self.warning(
+                    about,
+                    f"there is no such setting, and nothing listens on {server.socket}: Kong does "
+                    "not start the server itself",
+                    "start the server before Kong, or set it",
+                )
             return
         words = self.words(about, server.start_cmd)
-        if words is None:
-            return
-        given = _option(words, "--socket")
+        given = _option(words, "--socket") if words is not None else None
         if given is not None and os.path.abspath(given) != os.path.abspath(server.socket):
-            self.add(
-                "error", about, f"it serves {given}, but Kong connects to {server.socket}",
+            self.error(
+                about,
+                f"it serves {given}, but Kong connects to {server.socket}",
                 f"write --socket {shlex.quote(server.socket)}",
-            )  # fmt: skip
+            )
 
     def words(self, about: str, command: str) -> Optional[list[str]]:
-        """The words of a command whose program is there."""
+        """The words of a command, if its program exists."""
         try:
             words = shlex.split(command)
         except ValueError as error:
-            self.add("error", about, f"it is no command: {error}", "close the quotes")
+            self.error(about, f"it is not a command: {error}", "close the quotes")
             return None
         program = next((word for word in words if "=" not in word), "")
         if not shutil.which(program):
-            self.add(
-                "error", about, f"there is no command {program!r}",
+            self.error(
+                about,
+                f"there is no command {program!r}",
                 "give the full path of the kongps command, which Kong's user may run",
-            )  # fmt: skip
+            )
             return None
         return words
 
     def check_query(self, server: Served) -> None:
-        about = f"pluginserver_{server.name.replace('-', '_')}_query_cmd"
+        about = server.setting("query_cmd")
         if not server.query_cmd:
-            self.add(
-                "error", about, "there is no such setting: Kong does not learn of the plugins",
-                f"`kongps conf --kong {self.kong}` prints what to write",
-            )  # fmt: skip
+            self.error(
+                about,
+                "there is no such setting: Kong does not learn of the plugins",
+                self.conf_prints_it,
+            )
             return
         if self.words(about, server.query_cmd) is None:
             return
         try:
             done = subprocess.run(
                 ["/bin/sh", "-c", server.query_cmd],
-                capture_output=True, timeout=QUERY_TIMEOUT, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                capture_output=True,
+                timeout=QUERY_TIMEOUT,
+                stdin=subprocess.DEVNULL,
+            )
         except subprocess.TimeoutExpired:
-            self.add("error", about, f"it has not ended after {QUERY_TIMEOUT} s", "run it by hand")
+            self.error(
+                about, f"it has not ended after {QUERY_TIMEOUT} s", "run it in a shell to see why"
+            )
             return
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        hint = f"; it said: {said[-1]}" if said else ""
+        printed = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        hint = f"; its last message is: {printed[-1]}" if printed else ""
         answer = _answer(done.stdout)
         if answer is None:
             shown = done.stdout[:60].decode("utf-8", "replace")
-            self.add(
-                "error", about, f"its output is no answer to Kong: {shown!r}{hint}",
-                "it must print the JSON of `kongps dump` and nothing else; run it by hand",
-            )  # fmt: skip
+            self.error(
+                about,
+                f"its output is not an answer to Kong: {shown!r}{hint}",
+                "it must print the JSON of `kongps dump` and nothing else; run it in a shell to "
+                "see what it prints",
+            )
             return
         server.plugins = answer
         if done.returncode:
-            self.add(
-                "error", about, f"it ended with {done.returncode}{hint}",
-                "mend the plugin that it names",
-            )  # fmt: skip
+            self.error(
+                about, f"its exit code is {done.returncode}{hint}", "fix the plugin that it names"
+            )
         elif not answer:
-            self.add("error", about, f"it tells of no plugin{hint}", "put a plugin there")
+            self.error(about, f"its answer has no plugin{hint}", "put a plugin there")
 
     def check_plugins(self, servers: list[Served]) -> None:
         enabled = _listed(self.settings.get("plugins", "bundled"))
@@ -292,43 +314,48 @@ class _Check:
             served += self.there
         for name in served:
             if name not in enabled:
-                self.add(
-                    "warning", "plugins", f"{name} is served but not enabled",
+                self.warning(
+                    "plugins",
+                    f"{name} is served but not enabled",
                     f"plugins = {','.join([*enabled, name])}",
-                )  # fmt: skip
+                )
         for name in enabled:
-            if name in served or name == "bundled" or name == "off":
-                continue
-            twin = next((each for each in served if _alike(each, name)), None)
-            if name in self.there:
-                self.add(
-                    "error", "plugins", f"{name} is enabled and in the plugins directory, but no "
-                    "plugin server of pluginserver_names tells of it: Kong does not start",
-                    f"`kongps conf --kong {self.kong}` prints what to write",
-                )  # fmt: skip
-            elif twin is not None:
-                self.add(
-                    "error", "plugins", f"there is no plugin {name}; a plugin server has {twin}",
-                    f"write {twin}",
-                )  # fmt: skip
-            elif servers:
-                self.add(
-                    "warning", "plugins", f"no plugin server tells of {name}: it has to be a Lua "
-                    "plugin, or Kong does not start",
-                    "check the name",
-                )  # fmt: skip
+            if name not in served and name not in ("bundled", "off"):
+                self.check_not_served(name, served, servers)
+
+    def check_not_served(self, name: str, served: list[str], servers: list[Served]) -> None:
+        """Finds out why a plugin that is enabled is not served."""
+        twin = next((each for each in served if _alike(each, name)), None)
+        if name in self.there:
+            self.error(
+                "plugins",
+                f"{name} is enabled and in the plugins directory, but no plugin server of "
+                "pluginserver_names has it: Kong does not start",
+                self.conf_prints_it,
+            )
+        elif twin is not None:
+            self.error(
+                "plugins",
+                f"there is no plugin {name}; a plugin server has {twin}",
+                f"write {twin}",
+            )
+        elif servers:
+            self.warning(
+                "plugins",
+                f"no plugin server has {name}: it has to be a Lua plugin, or Kong does not start",
+                "check the name",
+            )
 
     def check_one_name_each(self, servers: list[Served], served: list[str]) -> None:
         for server in servers:
             for name in server.plugins[1:]:
-                if name in served:
-                    continue
-                self.add(
-                    "error", "pluginserver_names",
-                    f"Kong {self.kong} takes only the first plugin of an answer, "
-                    f"{server.plugins[0]} of {server.name}'s; {name} needs a name of its own",
-                    f"`kongps conf --kong {self.kong}` prints what to write",
-                )  # fmt: skip
+                if name not in served:
+                    self.error(
+                        "pluginserver_names",
+                        f"Kong {self.kong} takes only the first plugin of an answer, "
+                        f"{server.plugins[0]} of {server.name}'s; {name} needs a name of its own",
+                        self.conf_prints_it,
+                    )
 
 
 def _alike(one: str, other: str) -> bool:
@@ -344,11 +371,11 @@ def _option(words: list[str], flag: str) -> Optional[str]:
     return None
 
 
-def plugins_directories(servers: Iterable[Served]) -> Iterator[str]:
+def plugins_directories(start_commands: Iterable[str]) -> Iterator[str]:
     """The plugins directories that start commands name."""
-    for server in servers:
+    for command in start_commands:
         try:
-            given = _option(shlex.split(server.start_cmd), "--plugins-directory")
+            given = _option(shlex.split(command), "--plugins-directory")
         except ValueError:
             continue
         if given is not None:
