@@ -1,4 +1,4 @@
-"""Each setting stands once: its flag, its variable, its help and its row in the README come from there."""
+"""What comes from the settings: flags, environment variables, help, the README's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kongps dump` does without: Kong waits for it at each start, and its imports are its time."""
+"""What `kongps dump` does without: Kong waits for it, and most of its time are its imports."""
 
 from __future__ import annotations
 
