@@ -27,7 +27,7 @@ from msgpack import packb, unpackb
 
 from kongps.core.session import Session
 from kongps.plugins.loader import load_directory
-from kongps.server.server import make_dispatcher
+from kongps.server.core import make_dispatcher
 
 Feed = Callable[[Any, bytes, Any], bytes]
 Answers = dict[str, dict[str, Any]]

@@ -17,7 +17,6 @@ import msgpack
 from codec_targets import msgpack_codec, protobuf_codec
 
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance
-from kongps.core.runners.inline import InlineRunner
 from kongps.core.session import Session
 from kongps.core.wire.function import registered
 from kongps.core.wire.msgpack_rpc import MsgPackRPC
@@ -26,7 +25,11 @@ from kongps.core.wire.protocol import Protocol
 from kongps.core.wire.tables import RPCS
 from kongps.errors import PackError, PDKError, ProtocolError
 from kongps.pdk import Kong
-from kongps.server.commands import Methods
+from kongps.server.commands import Commands
+from kongps.server.instances import Instances
+from kongps.server.placement import Placement
+from kongps.server.status import Status
+from kongps.settings import Settings
 
 # Set by run.py: moves received bytes to memory that ends where they end, so that the address
 # sanitizer sees a read behind them.
@@ -215,7 +218,7 @@ def _forgets(kong: Any) -> None:
 
 
 HANDLERS = (_asks, _sets, _exits, _raises, _forgets)
-_RUNNER = InlineRunner()
+_PLACEMENT = Placement(None, Settings(handlers="inline"))
 _PLUGINS: Any = {handler.__name__: _Plugins(handler.__name__, handler) for handler in HANDLERS}
 
 
@@ -238,8 +241,9 @@ def _counted_ids() -> Iterator[None]:
 
 def _dispatcher() -> Dispatcher:
     with _random_numbers(itertools.repeat(0)):
-        dispatcher = Dispatcher(_RUNNER)
-    Methods(dispatcher, _PLUGINS)
+        dispatcher = Dispatcher(_PLACEMENT.inline)
+    instances = Instances(dispatcher, _PLUGINS, {}, _PLACEMENT, max_instances=1000, call_later=None)
+    Commands(dispatcher, instances, Status(dispatcher, instances, _PLACEMENT, int), "")
     for id, plugin in enumerate(_PLUGINS.values(), 1):
         dispatcher.add_instance(Instance(id, plugin, {}, 0.0, plugin.new({})))
     dispatcher.add_instance(Instance(6, plugin, {}, 0.0, {}, "it did not start"))

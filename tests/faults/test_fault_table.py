@@ -33,7 +33,7 @@ from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.runners.inline import InlineRunner
 from kongps.errors import PDKError, ProtocolError
 from kongps.plugins.loader import from_object
-from kongps.server.server import make_dispatcher
+from kongps.server.core import make_dispatcher
 
 PAGE = TESTS.parent / "docs" / "reliability.md"
 

@@ -343,7 +343,7 @@ def test_the_store_that_a_plugin_closes(plugins: Path, short_path: Path, way: st
         wire = server.connect()
         assert wire.event(wire.start("loser", '{"what": "store"}'))
         kept = server.connect().start("hello")
-        assert "opening it anew" in server.text()
+        assert "opening it again" in server.text()
         assert server.connect().call("GetStatus", 0)["Pid"] == server.process.pid
         server.process.terminate()
         assert server.end() == 0
@@ -606,7 +606,7 @@ def test_a_name_with_control_characters_is_not_put_into_the_log(
     with serving(plugins, short_path / "k.sock") as server:
         server.connect().start("no\x1b[31m\nsuch")
         assert "\x1b" not in server.text()
-        assert len(server.text().splitlines()) == 2
+        assert len(server.text().splitlines()) == 3
 
 
 def test_names_of_a_megabyte_cost_no_memory_and_no_log(plugins: Path, short_path: Path) -> None:

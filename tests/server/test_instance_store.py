@@ -19,12 +19,16 @@ from client import Direct, ProtobufSocket, RPCError, Socket
 from server_process import Process, serving
 
 from kongps.core.dispatch.dispatcher import Dispatcher
-from kongps.core.runners.inline import InlineRunner
 from kongps.plugins.loader import from_object
-from kongps.server import commands as methods_module
+from kongps.server import configs as configs_module
+from kongps.server import database as database_module
 from kongps.server import store as store_module
-from kongps.server.commands import Methods
+from kongps.server.commands import Commands
+from kongps.server.instances import Instances
+from kongps.server.placement import Placement
+from kongps.server.status import Status
 from kongps.server.store import InstanceStore, store_path
+from kongps.settings import Settings
 
 SECRET = "s3cret-value"
 
@@ -227,21 +231,21 @@ def test_a_store_that_cannot_be_read_never_keeps_the_server_from_serving(
         database.close()
     elif how == "directory":
         place.mkdir()
-    mended = how in ("garbage", "another version")
+    replaced = how in ("garbage", "another version")
     with serving(telling, path) as server:
         id = server.connect().start("telling", config("a"))
         assert shows(server, id, "msgpack", "a")
-        assert server.text().count("starting anew") == mended
-        assert server.text().count("instances are not kept") == (not mended)
+        assert server.text().count("replaced by an empty store") == replaced
+        assert server.text().count("instances are not kept") == (not replaced)
         assert "Traceback" not in server.text()
         server.process.kill()
         server.end()
-    if mended:
+    if replaced:
         with serving(telling, path) as server:
             assert shows(server, id, "msgpack", "a")
 
 
-def test_a_store_that_breaks_while_the_server_runs_is_made_anew(
+def test_a_store_that_breaks_while_the_server_runs_is_replaced(
     telling: Path, short_path: Path
 ) -> None:
     path = short_path / "k.sock"
@@ -252,7 +256,7 @@ def test_a_store_that_breaks_while_the_server_runs_is_made_anew(
         place.write_bytes(b"garbage" * 1000)
         after = wire.start("telling", config("after"))
         assert wire.event(before)["Data"]["Args"] == ["x", "before"]
-        assert server.text().count("starting anew") == 1
+        assert server.text().count("replaced by an empty store") == 1
         server.process.kill()
         server.end()
     with serving(telling, path) as server:
@@ -275,28 +279,40 @@ def test_the_store_of_a_live_server_is_left_alone_by_one_that_is_refused(
         assert shows(server, id, "msgpack", "a")
 
 
-# --- the methods -------------------------------------------------------------------------------
+# --- instances -------------------------------------------------------------------------------
 
 
-def methods_with(store: InstanceStore | None, **options: Any) -> Methods:
-    plugin = from_object(Telling, name="telling")
-    methods = Methods(Dispatcher(InlineRunner()), {"telling": plugin}, **options)
-    methods.store = store
-    return methods
+def instances_with(
+    store: InstanceStore | None, max_instances: int = 100, call_later: Any = None
+) -> Instances:
+    settings = Settings(handlers="inline")
+    placement = Placement(None, settings)
+    instances = Instances(
+        Dispatcher(placement.inline),
+        {"telling": from_object(Telling, name="telling")},
+        {},
+        placement,
+        max_instances=max_instances,
+        call_later=call_later,
+    )
+    instances.store = store
+    status = Status(instances.dispatcher, instances, placement, int)
+    Commands(instances.dispatcher, instances, status, "")
+    return instances
 
 
 def test_an_instance_with_an_event_under_way_is_not_closed_as_idle(store: InstanceStore) -> None:
-    methods = methods_with(store)
-    wire = Direct(methods.dispatcher)
+    instances = instances_with(store)
+    wire = Direct(instances.dispatcher)
     busy, idle = wire.start("telling"), wire.start("telling")
     answer = wire.event(busy)
-    methods.close_idle(0.0)
-    assert [each.id for each in methods.dispatcher.all_instances()] == [busy]
+    instances.close_idle(0.0)
+    assert [each.id for each in instances.dispatcher.all_instances()] == [busy]
     wire.step(answer)
-    methods.close_idle(60.0)
-    assert methods.dispatcher.live_instances == 1
-    methods.close_idle(0.0)
-    assert methods.dispatcher.live_instances == 0
+    instances.close_idle(60.0)
+    assert instances.dispatcher.live_instances == 1
+    instances.close_idle(0.0)
+    assert instances.dispatcher.live_instances == 0
     for id in (busy, idle):
         wire.event(id)
 
@@ -305,17 +321,17 @@ def test_more_instances_than_may_be_close_the_one_used_least_recently(
     store: InstanceStore,
 ) -> None:
     for kept in (store, None):
-        methods = methods_with(kept, max_instances=3)
-        wire = Direct(methods.dispatcher)
+        instances = instances_with(kept, max_instances=3)
+        wire = Direct(instances.dispatcher)
         ids = [wire.start("telling", config(f"n{n}")) for n in range(3)]
         time.sleep(0.05)  # the dispatcher's clock is coarse
         wire.step(wire.event(ids[0]))
         ids.append(wire.start("telling", config("n3")))
-        here = [each.id for each in methods.dispatcher.all_instances()]
+        here = [each.id for each in instances.dispatcher.all_instances()]
         assert here == [ids[0], *ids[2:]]
         if kept is not None:
             assert wire.event(ids[1])["Data"]["Args"] == ["x", "n1"]
-            assert methods.dispatcher.live_instances == 3
+            assert instances.dispatcher.live_instances == 3
         else:
             with pytest.raises(RPCError, match="No plugin instance"):
                 wire.event(ids[1])
@@ -326,18 +342,18 @@ def test_instances_that_come_back_from_the_store_make_room_before_others(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(store_module, "MAX_CONFIG_SIZE", 100)
-    methods = methods_with(store, max_instances=2)
-    wire = Direct(methods.dispatcher)
+    instances = instances_with(store, max_instances=2)
+    wire = Direct(instances.dispatcher)
     large = wire.start("telling", config("l" * 100))
     small = wire.start("telling", config("s"))
     assert f"instance {large} of plugin telling is not kept for a restart" in caplog.text
     more = wire.start("telling", config("m" * 100))
-    assert [each.id for each in methods.dispatcher.all_instances()] == [large, more]
+    assert [each.id for each in instances.dispatcher.all_instances()] == [large, more]
     assert f"instance {small} of plugin telling closed until it is used: there are 2" in caplog.text
     assert "for good" not in caplog.text
     # Only those are left that do not come back: one of them has to go, and the log says so.
     wire.step(wire.event(small))
-    assert methods.dispatcher.live_instances == 2
+    assert instances.dispatcher.live_instances == 2
     text = f"instance {large} of plugin telling closed for good, since the store does not have it"
     assert text in caplog.text
     assert f"{large} of plugin telling closed until" not in caplog.text
@@ -354,21 +370,21 @@ def test_configurations_in_memory_are_bounded(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(methods_module, "MAX_CONFIGS_SIZE", 4000)
-    methods = methods_with(store)
-    wire = Direct(methods.dispatcher)
+    monkeypatch.setattr(configs_module, "MAX_CONFIGS_SIZE", 4000)
+    instances = instances_with(store)
+    wire = Direct(instances.dispatcher)
     ids = [wire.start("telling", padded(f"n{n}", 1000)) for n in range(4)]
     time.sleep(0.05)  # the dispatcher's clock is coarse
     wire.step(wire.event(ids[0]))
     ids.append(wire.start("telling", padded("n4", 1500)))
-    assert [each.id for each in methods.dispatcher.all_instances()] == [ids[0], ids[3], ids[4]]
+    assert [each.id for each in instances.dispatcher.all_instances()] == [ids[0], ids[3], ids[4]]
     assert f"{ids[1]} of plugin telling closed until it is used: configurations" in caplog.text
     for n, id in enumerate(ids):
         answer = wire.event(id)
         assert answer["Data"]["Args"] == ["x", f"n{n}"]
         wire.step(answer)
     wire.call("CloseInstance", ids[4])
-    assert sum(len(each.config) for each in methods.dispatcher.all_instances()) <= 3
+    assert sum(len(each.config) for each in instances.dispatcher.all_instances()) <= 3
     for _ in range(100):  # what is closed takes no room
         wire.call("CloseInstance", wire.start("telling", padded("n", 3000)))
     assert "did not start" not in caplog.text
@@ -381,11 +397,11 @@ def test_a_configuration_without_room_in_memory_fails_its_events_until_there_is_
     caplog: pytest.LogCaptureFixture,
     how: str,
 ) -> None:
-    monkeypatch.setattr(methods_module, "MAX_CONFIGS_SIZE", 4000)
+    monkeypatch.setattr(configs_module, "MAX_CONFIGS_SIZE", 4000)
     monkeypatch.setattr(store_module, "MAX_CONFIG_SIZE", 2500 if how == "not stored" else 1 << 20)
     later: list[Any] = []
-    methods = methods_with(store, call_later=lambda seconds, call: later.append(call))
-    wire = Direct(methods.dispatcher)
+    instances = instances_with(store, call_later=lambda seconds, call: later.append(call))
+    wire = Direct(instances.dispatcher)
     small = wire.start("telling", padded("small", 1000))
     large = wire.start("telling", padded("large", 2900))
     events = [wire.event(large)] if how == "busy" else []
@@ -394,7 +410,7 @@ def test_a_configuration_without_room_in_memory_fails_its_events_until_there_is_
     assert "configurations may take 4000 bytes of memory" in caplog.text
     assert "fewer or smaller ones" in caplog.text
     # The others stay as they are: closing them would not have been enough.
-    assert methods.dispatcher.live_instances == 3
+    assert instances.dispatcher.live_instances == 3
     assert wire.event(small)["Data"]["Args"] == ["x", "small"]
     for event in events:
         wire.step(event)
@@ -413,22 +429,22 @@ def test_an_id_is_not_given_out_again(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dice = iter([5, 5, 6, 5, 6, 7])
-    monkeypatch.setattr("kongps.server.commands.secrets.randbelow", lambda _: next(dice))
-    methods = methods_with(store)
-    wire = Direct(methods.dispatcher)
+    monkeypatch.setattr("kongps.server.instances.secrets.randbelow", lambda _: next(dice))
+    instances = instances_with(store)
+    wire = Direct(instances.dispatcher)
     assert wire.start("telling", config("a")) == 6
     assert wire.start("telling", config("b")) == 7
     wire.call("CloseInstance", 6)
-    methods_again = methods_with(store)
-    assert Direct(methods_again.dispatcher).start("telling", config("c")) == 8
+    instances_again = instances_with(store)
+    assert Direct(instances_again.dispatcher).start("telling", config("c")) == 8
 
 
 def test_a_configuration_of_any_bytes_comes_back_as_it_was(store: InstanceStore) -> None:
-    first = methods_with(store)
-    id = first.start_instance({"Name": "telling", "Config": b'{"name": "\xc3\xa9"}'})["Id"]
-    broken = first.start_instance({"Name": "telling", "Config": b"\xff\x00"})["Id"]
-    missing = first.start_instance({"Name": "no", "Config": "{}"})["Id"]
-    again = methods_with(store)
+    first = instances_with(store)
+    id = first.start("telling", b'{"name": "\xc3\xa9"}').id
+    broken = first.start("telling", b"\xff\x00").id
+    missing = first.start("no", "{}").id
+    again = instances_with(store)
     wire = Direct(again.dispatcher)
     assert wire.event(id)["Data"]["Args"] == ["x", "é"]
     for failed in (broken, missing):
@@ -440,9 +456,9 @@ NO_NAMES = ["\udc80no", "../../etc/passwd", "_no", "n" * 201, "n" * 1_000_000]
 
 @pytest.mark.parametrize("name", NO_NAMES, ids=lambda name: ascii(name[:20]))
 def test_what_cannot_be_a_plugins_name_is_not_stored(store: InstanceStore, name: str) -> None:
-    methods = methods_with(store)
-    id = methods.start_instance({"Name": name, "Config": config(SECRET)})["Id"]
-    assert Direct(methods.dispatcher).event(id)["Data"]["Method"] == "kong.response.exit"
+    instances = instances_with(store)
+    id = instances.start(name, config(SECRET)).id
+    assert Direct(instances.dispatcher).event(id)["Data"]["Method"] == "kong.response.exit"
     assert not store.knows(id)
     assert os.path.getsize(store.path) < 20_000
 
@@ -453,8 +469,8 @@ def test_other_workers_fail_the_events_of_what_cannot_be_a_plugins_name(
 ) -> None:
     path = str(tmp_path / "d" / "instances.sqlite")
     stores = [InstanceStore(path, shared=True) for _ in range(2)]
-    first, second = (methods_with(store) for store in stores)
-    id = first.start_instance({"Name": name, "Config": config(SECRET)})["Id"]
+    first, second = (instances_with(store) for store in stores)
+    id = first.start(name, config(SECRET)).id
     assert Direct(second.dispatcher).event(id)["Data"]["Method"] == "kong.response.exit"
     assert os.path.getsize(path) < 20_000
     assert SECRET.encode() not in Path(path).read_bytes()
@@ -534,8 +550,8 @@ def test_a_store_that_grows_fast_is_trimmed_at_once_and_keeps_what_is_used(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "MAX_STORED_SIZE", 1 << 20)
-    methods = methods_with(store, max_instances=5)
-    wire = Direct(methods.dispatcher)
+    instances = instances_with(store, max_instances=5)
+    wire = Direct(instances.dispatcher)
     used = wire.start("telling", config("used"))
     answer = wire.event(used)
     ids = [wire.start("telling", padded("n", 20_000)) for _ in range(200)]
@@ -560,7 +576,7 @@ def test_a_store_that_another_process_holds_is_used_again_when_it_lets_go(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    monkeypatch.setattr(store_module, "LOCK_TIMEOUT", 0.3)
+    monkeypatch.setattr(database_module, "LOCK_TIMEOUT", 0.3)
     again = InstanceStore(store.path)
     assert again.add(1, "p", b"{}", 1.0)
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
@@ -586,7 +602,7 @@ def test_a_store_that_another_process_holds_is_used_again_when_it_lets_go(
 def test_a_reader_of_the_store_that_takes_its_time_does_not_break_it(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "LOCK_TIMEOUT", 0.01)
+    monkeypatch.setattr(database_module, "LOCK_TIMEOUT", 0.01)
     again = InstanceStore(store.path)
     assert again.add(1, "p", b"{}", 1.0)
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:

@@ -44,7 +44,7 @@ class Plugin:
 MAIN, THREAD, ASYNC = "MainThread", "kongps-handler-", "kongps-async-"
 
 MODES = {
-    "inline": ("", "def", "def", MAIN),
+    "inline": ("blocking = False", "def", "def", MAIN),
     "thread": ("blocking = True", "def", "def", THREAD),
     "async": ("", "async def", "async def", ASYNC),
     "async, with a plain start": ("", "async def", "def", ASYNC),
@@ -304,14 +304,14 @@ def test_a_plugin_whose_handlers_went_to_threads_starts_there(
         plugins,
         "moves",
         """
-        import threading, time
+        import sys
 
         class Plugin:
             def start(self):
-                self._where = threading.current_thread().name
+                self._where = sys.modules["threading"].current_thread().name
 
             def access(self, kong):
-                time.sleep(0.1)
+                sys.modules["time"].sleep(0.1)
                 kong.log.notice(self._where)
         """,
     )
@@ -319,4 +319,34 @@ def test_a_plugin_whose_handlers_went_to_threads_starts_there(
         client = Client(server)
         assert "MainThread" in told(client.event(client.start("moves")))
         server.wait_for(lambda: "it runs in threads from now on" in server.text())
+        assert "write blocking = True in the plugin" in server.text()
         assert "kongps-handler" in told(client.event(client.start("moves")))
+        status_of = status(server)["Plugins"]["moves"]
+        assert status_of["RunsIn"] == {"access": "threads"}
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_the_log_says_where_the_handlers_of_each_plugin_run_and_why(
+    plugins: Path, short_path: Path, workers: tuple[str, ...]
+) -> None:
+    write(plugins, "waits", "import socket\nclass Plugin:\n    def access(self, kong): ...\n")
+    write(plugins, "awaits", "class Plugin:\n    async def access(self, kong): ...\n")
+    path = short_path / "k.sock"
+    with serving(plugins, path, *workers) as server:
+        runs_in = {name: each["RunsIn"] for name, each in status(server)["Plugins"].items()}
+        assert runs_in == {
+            "hello": {"access": "inline"},
+            "waits": {"access": "threads"},
+            "awaits": {"access": "asyncio"},
+        }
+        lines = [line for line in server.text().splitlines() if "handlers run" in line]
+        assert len(lines) == 3
+        for words in (
+            "plugin hello: its handlers run inline: it uses no module",
+            "plugin waits: its handlers run in threads: it uses socket (line 1)",
+            "plugin awaits: its handlers run under asyncio",
+        ):
+            assert sum(words in line for line in lines) == 1, lines
+    with serving(plugins, path, "--handlers", "inline", *workers) as server:
+        assert status(server)["Plugins"]["waits"]["RunsIn"] == {"access": "inline"}
+        assert "plugin waits: its plain handlers run inline: --handlers inline" in server.text()

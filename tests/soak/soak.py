@@ -31,7 +31,7 @@ from client import EXIT, ProtobufSocket, RPCError, Socket, frame, split_frames
 from server_process import Process
 
 from kongps.core.wire.protobuf import decode_message, encode_message
-from kongps.server.server import MEMORY_INTERVAL
+from kongps.server.core import MEMORY_INTERVAL
 
 PLUGIN = """
     class Plugin:

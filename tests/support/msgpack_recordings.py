@@ -19,7 +19,7 @@ from kongps.core.session import Session
 from kongps.core.wire.function import registered
 from kongps.pdk.asked_once import ASKED_ONCE
 from kongps.plugins.plugin import Plugin
-from kongps.server.server import make_dispatcher
+from kongps.server.core import make_dispatcher
 from kongps.testing.values import unpacker
 
 CAPTURES = DATA / "captures"

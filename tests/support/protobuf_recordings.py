@@ -20,7 +20,7 @@ from kongps.core.wire.tables import MESSAGES, RPCS
 from kongps.errors import PDKError, UnpackError
 from kongps.pdk.asked_once import ASKED_ONCE
 from kongps.plugins.plugin import Plugin
-from kongps.server.server import make_dispatcher
+from kongps.server.core import make_dispatcher
 
 COMMANDS_WITH_INSTANCE = (
     "cmd_handle_event",

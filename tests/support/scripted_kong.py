@@ -11,7 +11,7 @@ from made_plugins import plugin_of
 
 from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
 from kongps.pdk import Kong
-from kongps.server.server import make_dispatcher
+from kongps.server.core import make_dispatcher
 
 
 class Failed(str):

@@ -1,11 +1,9 @@
 """Where the handlers of each plugin run: on the loop's thread, in threads, or under asyncio.
 
-A plain handler runs inline, the fast path, unless its plugin says ``blocking = True``. One that
-holds the loop's thread for too long is found out by a watchdog and runs in threads from then on,
-unless its plugin says ``blocking = False``. Until a handler has shown that it is quick, only a few
-of its events run inline at a time, and others in threads: what blocks would otherwise block once
-for each of them. Plugins of kong-python-pdk's layout, which ran in threads there, begin with all
-events in threads. An ``async def`` handler runs under asyncio.
+That is decided when the plugin is loaded (:mod:`kongps.plugins.runs_in`), unless the setting
+``handlers`` decides it for plugins that do not say ``blocking``. One thing changes it later: a
+phase that runs inline and holds up the loop's thread is found by the watchdog, and runs in threads
+from then on.
 """
 
 from __future__ import annotations
@@ -16,75 +14,67 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 from kongps.core.dispatch.dispatcher import Event, Runner
 from kongps.core.report import report
 from kongps.core.runners.inline import InlineRunner
-from kongps.core.runners.threads import ThreadRunner, TrialRunner
+from kongps.core.runners.threads import ThreadRunner
 from kongps.core.runners.watchdog import Watchdog, phase_of
-from kongps.settings import BLOCK_THRESHOLD, HANDLER_THREADS, HANDLER_TIMEOUT
 
 if TYPE_CHECKING:
     from kongps.core.dispatch.dispatcher import Dispatcher
     from kongps.core.io.loop_lock import LoopLock
     from kongps.core.runners.asyncio import AsyncRunner
     from kongps.plugins.plugin import Plugin
+    from kongps.settings import Settings
 
-__all__ = ["Handlers"]
+__all__ = ["CLOSE", "START", "Placement"]
 
-# What is called without a phase: where it runs is chosen as for a handler.
+# What is called without a phase; it runs where the plugin's handlers do.
 START, CLOSE = "start", "close"
 CONSTRUCTOR = "the constructor"
 
-# Events that have to be handled quickly until all run inline; the seconds between two PDK calls
-# that are not quick, in a thread; and how many run inline meanwhile.
-TRIAL_EVENTS = 64
-TRIAL_THRESHOLD = 0.001
-TRIAL_INLINE = 4
+# Where handlers run that do not say so themselves, by the setting `handlers`.
+FORCED = {"inline": "inline", "thread": "threads"}
 
 Done = Callable[[Any, Optional[BaseException]], object]
 
 
 class LoopLike(Protocol):
-    """What of a :class:`kongps.core.loop.Loop` is needed."""
+    """What of a :class:`kongps.core.io.loop.Loop` is needed."""
 
     @property
     def turn(self) -> LoopLock: ...
     def call_soon_threadsafe(self, callback: Callable[[], object]) -> None: ...
 
 
-class Handlers:
-    """Chooses where plugin code runs.
+class Placement:
+    """Runs plugin code where it belongs.
 
     :param loop: the loop on whose thread inline handlers run; without one, everything runs inline.
-    :param mode: one of ``kongps.settings.HANDLERS``.
-    :param threads: most threads that may have work at a time.
-    :param block_threshold: seconds for which a handler may hold the loop's thread.
-    :param handler_timeout: seconds after which a handler is interrupted.
+    :param settings: ``handlers``, ``handler_threads``, ``block_threshold`` and
+        ``handler_timeout`` of them.
 
     :ivar inline: the runner of inline handlers, which the dispatcher has by default.
+    :ivar dispatcher: whose instances move when a phase does.
     """
 
-    def __init__(
-        self,
-        loop: LoopLike | None = None,
-        *,
-        mode: str = "auto",
-        threads: int = HANDLER_THREADS,
-        block_threshold: float = BLOCK_THRESHOLD,
-        handler_timeout: float = HANDLER_TIMEOUT,
-    ) -> None:
-        self.inline = InlineRunner()
-        self.mode = mode
-        self.watchdog = Watchdog(
-            self.inline.watched(), block_threshold, handler_timeout, self._blocked
-        )
-        self.dispatcher: Dispatcher | None = None
+    dispatcher: Dispatcher | None = None
+
+    def __init__(self, loop: LoopLike | None, settings: Settings) -> None:
+        forever = float("inf")
         self._loop = loop
-        self._timeout = handler_timeout
-        self._most_threads = threads
+        self._mode = settings.handlers
+        self._most_threads = settings.handler_threads
+        self._timeout = settings.handler_timeout or forever
+        self.inline = InlineRunner()
+        self.watchdog = Watchdog(
+            self.inline.watched(),
+            settings.block_threshold or forever,
+            self._timeout,
+            self._blocked,
+        )
         self._threads: ThreadRunner | None = None
         self._asyncio: AsyncRunner | None = None
-        # Plugin and phase, or START or CLOSE: where it runs although the plugin does not say so,
-        # and of what the log has been told.
-        self._moved: dict[tuple[str, str], Runner] = {}
-        self._told: set[tuple[str, str]] = set()
+        # Plugin and what was called: those that have moved to threads, and those that were logged.
+        self._moved: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
 
     @property
     def threads(self) -> ThreadRunner:
@@ -106,43 +96,45 @@ class Handlers:
             self._asyncio = AsyncRunner(self._loop.call_soon_threadsafe, self._loop.turn)
         return self._asyncio
 
-    def runner(self, plugin: Plugin, what: str) -> Runner:
-        """Where something of a plugin runs now.
+    # --- where something runs --------------------------------------------------------------------
+
+    def where(self, plugin: Plugin, what: str) -> str:
+        """Where something of a plugin runs now: ``inline``, ``threads`` or ``asyncio``.
 
         :param what: a phase, or START or CLOSE.
         """
-        if what in plugin.coroutines or (
-            what in (START, CLOSE) and plugin.coroutines.issuperset(plugin.phases)
-        ):
-            return self.asyncio
-        if self._loop is None or plugin.blocking is False:
-            return self.inline
-        if plugin.blocking or self.mode == "thread":
-            return self.threads
-        if what in (START, CLOSE) and (
-            (plugin.made_for_threads and self.mode == "auto")
-            or any(
-                self._moved.get((plugin.name, phase)) is self._threads for phase in plugin.phases
-            )
-        ):
-            return self.threads
-        return self._moved.get((plugin.name, what), self.inline)
+        decided = plugin.where(what)
+        if decided == "asyncio":
+            return decided
+        if self._loop is None:
+            return "inline"
+        if plugin.blocking is None:
+            decided = FORCED.get(self._mode, decided)
+        phases = plugin.phases if what in (START, CLOSE) else (what,)
+        if any((plugin.name, phase) in self._moved for phase in phases):
+            return "threads"
+        return decided
+
+    def describe(self, plugin: Plugin) -> str:
+        """Where a plugin's handlers run and why, for the log."""
+        text = plugin.describe_where()
+        if plugin.blocking is None and plugin.runs_in != "asyncio" and self._mode in FORCED:
+            place = {"inline": "inline", "thread": "in threads"}[self._mode]
+            text = f"its plain handlers run {place}: --handlers {self._mode}"
+        return f"plugin {plugin.name}: {text}"
 
     def runners(self, plugin: Plugin) -> dict[str, Runner]:
         """Where the handlers of a plugin run, by phase; those that are not inline."""
-        if plugin.blocking is None and self.mode == "auto" and self._loop is not None:
-            for phase in plugin.phases:
-                if phase not in plugin.coroutines and (plugin.name, phase) not in self._moved:
-                    self._moved[plugin.name, phase] = self._trial(plugin, phase)
-        found = {phase: self.runner(plugin, phase) for phase in plugin.phases}
+        found = {phase: self._runner(plugin, phase) for phase in plugin.phases}
         return {phase: runner for phase, runner in found.items() if runner is not self.inline}
 
-    def _trial(self, plugin: Plugin, phase: str) -> Runner:
-        return TrialRunner(
-            plugin.name, phase, self.inline, self.threads,
-            0 if plugin.made_for_threads else TRIAL_INLINE, TRIAL_EVENTS, TRIAL_THRESHOLD,
-            self._passed,
-        )  # fmt: skip
+    def _runner(self, plugin: Plugin, what: str) -> Runner:
+        where = self.where(plugin, what)
+        if where == "asyncio":
+            return self.asyncio
+        return self.threads if where == "threads" else self.inline
+
+    # --- running it ------------------------------------------------------------------------------
 
     def call(self, plugin: Plugin, what: str, function: Callable[[], Any], done: Done) -> None:
         """Calls a plugin's ``start`` or ``close`` where its handlers run.
@@ -152,7 +144,7 @@ class Handlers:
         :param done: called on the loop's thread, at once or later, with what it returned and what
             it raised, one of which is None.
         """
-        runner = self.runner(plugin, what)
+        runner = self._runner(plugin, what)
         if runner is not self.inline:
             name = f"{what} of plugin {plugin.name}"
             try:
@@ -172,7 +164,7 @@ class Handlers:
         return self.inline.visit((plugin, CONSTRUCTOR), lambda: plugin.new(config))
 
     def end_late(self) -> None:
-        """Lets go of what takes too long and is no event's handler that Kong waits for."""
+        """Gives up what takes too long and is no event's handler that Kong waits for."""
         if self._threads is not None:
             self._threads.end_late(self._timeout)
         if self._asyncio is not None:
@@ -192,6 +184,8 @@ class Handlers:
         if self._asyncio is not None:
             self._asyncio.stop()
 
+    # --- what blocks -----------------------------------------------------------------------------
+
     def _blocked(
         self,
         event: Event | None,
@@ -199,43 +193,45 @@ class Handlers:
         seconds: float,
         where: str | None,
     ) -> None:
-        """The watchdog has found plugin code that holds the loop's thread."""
+        """The watchdog has found plugin code that holds the loop's thread. On its thread."""
         if event is not None:
             plugin, what = event.instance.plugin, phase_of(event)
         elif hook is not None:
             plugin, what = hook
         else:
             return
-        if (plugin.name, what) in self._told:
+        if (plugin.name, what) in self._logged:
             return
-        self._told.add((plugin.name, what))
-        moves = self.mode == "auto" and plugin.blocking is None and self._loop is not None
+        self._logged.add((plugin.name, what))
+        moves = self._mode == "auto" and plugin.blocking is None and self._loop is not None
         if what == CONSTRUCTOR:
-            advice = "what takes time belongs into start()"
+            advice = "move what takes time to start()"
         elif moves:
-            advice = "it runs in threads from now on, with blocking = True in the plugin at once"
+            advice = (
+                "it runs in threads from now on; write blocking = True in the plugin, and it does "
+                "from the start"
+            )
         else:
-            advice = "it stays inline, as it was told to"
+            reason = "--handlers inline" if plugin.blocking is None else "blocking = False"
+            advice = f"it stays inline, because of {reason}; blocking = True runs it in threads"
         report(
             logging.WARNING,
             "plugin %s: %s has held the server for %.0f ms%s%s; every request waits meanwhile; %s",
-            plugin.name, what if event is None else f"the {what} handler", seconds * 1000,
-            " without a PDK call" if event is not None else "", f", at {where}" if where else "",
+            plugin.name,
+            what if event is None else f"the {what} handler",
+            seconds * 1000,
+            " without a PDK call" if event is not None else "",
+            f", at {where}" if where else "",
             advice,
-        )  # fmt: skip
+        )
         if moves and what != CONSTRUCTOR:
-            self._move(plugin.name, what, self.threads)  # before this handler has ended
+            self._move_to_threads(plugin.name, what)  # before this handler has ended
 
-    def _passed(self, plugin: str, phase: str) -> None:
-        """A plugin's handlers of a phase are quick."""
-        if (plugin, phase) not in self._told:
-            self._move(plugin, phase, self.inline)
-
-    def _move(self, plugin: str, phase: str, runner: Runner) -> None:
-        """Has a plugin's handlers of a phase run elsewhere. From any thread."""
-        self._moved[plugin, phase] = runner
-        self.threads.end_trial(plugin, phase)
-        if self.dispatcher is not None:
-            for instance in self.dispatcher.all_instances():
-                if instance.plugin.name == plugin and phase not in (START, CLOSE):
-                    instance.run_in(phase, runner)
+    def _move_to_threads(self, plugin: str, what: str) -> None:
+        """Runs the new events of a plugin's phase in threads. From any thread."""
+        self._moved.add((plugin, what))
+        if self.dispatcher is None or what in (START, CLOSE):
+            return
+        for instance in self.dispatcher.all_instances():
+            if instance.plugin.name == plugin:
+                instance.run_in(what, self.threads)

@@ -3,31 +3,23 @@
 Kong 2.4 to 2.8 over ProtoBuf:1 never starts an instance again, and 3.9 asks for one that is gone
 without end. So every instance's id, plugin and configuration are kept in a small database beside
 the socket. Configurations hold secrets: the database is for the server's user alone, and nothing
-of one gets into a log line or an error. What goes wrong with the database never reaches Kong: it
-is made anew, or the server goes on without.
+of one gets into a log line or an error. What goes wrong with the database never reaches Kong.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sqlite3
-import stat
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Callable, TypeVar
 
 from kongps.core.report import report
+from kongps.server.database import Database, transaction, used_size
 
 __all__ = ["InstanceStore", "StoredInstance", "store_path"]
-
-_T = TypeVar("_T")
-
-# Changes when the tables do; a store of another version is made anew.
-VERSION = 2
 
 # Seconds after which the id of a closed instance may be given out again. One that Kong has not
 # closed has no age: Kong may hold an id for long before it uses it again, and Kong 2.4 to 2.8
@@ -46,40 +38,11 @@ MAX_STORED_SIZE = 1 << 30
 # Bytes that an instance takes at least, in the table and its index.
 ROW_SIZE = 80
 
-# Seconds after which an instance that is found again counts as used anew.
+# Seconds after which an instance that is found again is noted as used.
 USED_AGAIN_AFTER = 3600.0
 
 # Largest configuration kept, in bytes.
 MAX_CONFIG_SIZE = 1 << 20
-
-# Seconds that another process, the server before this one, may hold the database.
-LOCK_TIMEOUT = 2.0
-
-# How often a shared one is tried to be opened while others hold it.
-OPEN_ATTEMPTS = 5
-
-# Rollback journal, not WAL: a child process that a plugin forks may close its copy unharmed. What
-# has been written survives the end of the process; the end of the machine ends Kong too.
-_SETTINGS = (
-    "PRAGMA journal_mode = TRUNCATE",
-    "PRAGMA synchronous = OFF",
-    "PRAGMA secure_delete = ON",
-)
-
-# A closed instance keeps its row, without configuration, so that its id is not given out again.
-_TABLE = """
-CREATE TABLE instances (
-    id INTEGER PRIMARY KEY,
-    plugin TEXT NOT NULL,
-    config BLOB,
-    started REAL NOT NULL,
-    last_used REAL NOT NULL,
-    checksum INTEGER NOT NULL
-)
-"""
-
-# So that trimming, which the server before this one may have to wait for, does not read them all.
-_INDEX = "CREATE INDEX IF NOT EXISTS instances_to_trim ON instances (config IS NULL, last_used)"
 
 
 @dataclass(frozen=True)
@@ -104,9 +67,9 @@ def store_path(socket: str) -> str:
 
 
 class InstanceStore:
-    """The database. No method raises; a store that does not work any more forgets everything.
+    """The instances kept. No method raises; a store that does not work any more finds none.
 
-    :param path: the file; its directory is made for it.
+    :param path: the database's file; its directory is made for it.
     :param shared: whether several processes have it open at a time, and know of each other's
         instances by it. Then no configuration is too large for it.
     """
@@ -114,22 +77,14 @@ class InstanceStore:
     def __init__(self, path: str, *, shared: bool = False) -> None:
         self.path = path
         self.shared = shared
-        self._file: tuple[int, int] | None = None
-        self._database: sqlite3.Connection | None = None
-        self._descriptor: int | None = None
-        self._lost: list[sqlite3.Connection] = []
-        self._locked = False
+        self._database = Database(path, shared)
         self._added = 0
-        try:
-            self._open_patiently()
-        except (OSError, sqlite3.Error, _Foreign) as error:
-            self._mend(error)
         self.trim()
 
     @property
     def working(self) -> bool:
         """Whether instances are kept."""
-        return self._database is not None
+        return self._database.working
 
     @property
     def is_to_be_trimmed(self) -> bool:
@@ -142,11 +97,14 @@ class InstanceStore:
             report(
                 logging.WARNING,
                 "instance %d of plugin %s is not kept for a restart: its configuration is larger "
-                "than %d bytes", id, plugin, MAX_CONFIG_SIZE,
-            )  # fmt: skip
+                "than %d bytes",
+                id,
+                plugin,
+                MAX_CONFIG_SIZE,
+            )
             return False
         name = _text(plugin)
-        done = self._run(
+        done = self._database.run(
             "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?)",
             (id, name, config, started, time.time(), _checksum(id, name, config, started)),
         )
@@ -155,7 +113,7 @@ class InstanceStore:
 
     def find(self, id: int) -> StoredInstance | None:
         """The instance with an id, if it is kept and not closed."""
-        rows = self._run(
+        rows = self._database.run(
             "SELECT plugin, config, started, checksum, last_used < ? FROM instances "
             "WHERE id = ? AND config IS NOT NULL",
             (time.time() - USED_AGAIN_AFTER, id),
@@ -164,7 +122,7 @@ class InstanceStore:
             return None
         plugin, config, started, checksum, long_ago = rows[0]
         if not isinstance(config, bytes) or checksum != _checksum(id, plugin, config, started):
-            # SQLite does not see every damage; Kong starts an instance that is not there anew.
+            # SQLite does not see every damage; Kong starts an instance again that is not there.
             report(logging.WARNING, "instance %d in %s is damaged: passed over", id, self.path)
             return None
         if long_ago:
@@ -173,271 +131,57 @@ class InstanceStore:
 
     def knows(self, id: int) -> bool:
         """Whether an id was given out, as far as is remembered."""
-        return bool(self._run("SELECT 1 FROM instances WHERE id = ?", (id,)))
+        return bool(self._database.run("SELECT 1 FROM instances WHERE id = ?", (id,)))
 
     def close_instance(self, id: int) -> None:
         """Forgets the configuration of an instance that Kong has closed."""
-        self._run(
+        self._database.run(
             "UPDATE instances SET config = NULL, last_used = ? WHERE id = ?", (time.time(), id)
         )
 
     def touch(self, ids: Iterable[int]) -> None:
-        """Says that instances are in use."""
+        """Notes that instances are in use."""
         now = time.time()
-        self._run_many("UPDATE instances SET last_used = ? WHERE id = ?", [(now, id) for id in ids])
+        self._database.run_many(
+            "UPDATE instances SET last_used = ? WHERE id = ?", [(now, id) for id in ids]
+        )
 
     def trim(self) -> None:
         """Forgets instances that were closed long ago, and those over the count or the size."""
         self._added = 0
-        self._run(
+        self._database.run(
             "DELETE FROM instances WHERE (config IS NULL) = 1 AND last_used < ?",
             (time.time() - MAX_AGE,),
         )
-        if (self._run("SELECT count(*) FROM instances", ()) or [(0,)])[0][0] > MAX_STORED:
-            self._run(
+        count = self._database.run("SELECT count(*) FROM instances", ()) or [(0,)]
+        if count[0][0] > MAX_STORED:
+            self._database.run(
                 "DELETE FROM instances WHERE id IN (SELECT id FROM instances "
                 "ORDER BY config IS NULL, last_used DESC LIMIT -1 OFFSET ?)",
                 (MAX_STORED,),
             )
-        self._guarded(_trim_size)
+        self._database.do(_trim_size)
 
     def close(self) -> None:
         """Closes the database; what is in it stays."""
-        database, self._database = self._database, None
-        if database is None:
-            return
-        if self._is_lost():
-            self._lost.append(database)  # never closed: the number may be a connection's by now
-            return
-        with contextlib.suppress(sqlite3.Error):
-            database.close()
-
-    # --- what may go wrong -----------------------------------------------------------------------
-
-    def _run(self, statement: str, values: tuple[Any, ...]) -> list[Any] | None:
-        return self._guarded(lambda database: database.execute(statement, values).fetchall())
-
-    def _run_many(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
-        def run(database: sqlite3.Connection) -> None:
-            with _transaction(database):
-                database.executemany(statement, rows)
-
-        self._guarded(run)
-
-    def _guarded(self, work: Callable[[sqlite3.Connection], _T]) -> _T | None:
-        locked: Exception | None = None
-        for _ in range(2):
-            if self._database is None:
-                return None
-            try:
-                if self._is_lost():
-                    report(logging.ERROR, "plugin code has closed %s: opening it anew", self.path)
-                    self._reopen()
-                elif self.shared and self._file != _identity(self.path):
-                    self._reopen()  # another process has made it anew
-                done = work(self._database)
-            except (OSError, sqlite3.Error, OverflowError, _Foreign) as error:
-                if _is_locked(error):
-                    locked = error
-                    if self.shared:
-                        continue
-                    break
-                self._mend(error)
-            else:
-                if self._locked:
-                    self._patience(LOCK_TIMEOUT)
-                return done
-        if locked is not None:
-            self._wait_no_more(locked)
-        return None
-
-    def _wait_no_more(self, error: Exception) -> None:
-        """Another process holds the database: goes on without it for as long as that is so."""
-        if self.shared:  # by workers, who cannot do without it
-            report(logging.WARNING, "another process holds %s: %s", self.path, error)
-        elif not self._locked:
-            self._patience(0.0)
-            report(
-                logging.WARNING, "instances are not kept for a restart while another process "
-                "holds %s: %s", self.path, error,
-            )  # fmt: skip
-
-    def _patience(self, seconds: float) -> None:
-        """Has SQLite wait that long for a lock from now on."""
-        self._locked = not seconds
-        if self._database is not None:
-            self._database.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
-
-    def _is_lost(self) -> bool:
-        """Whether plugin code has closed SQLite's file descriptor."""
-        return self._descriptor is not None and _identity(self._descriptor) != self._file
-
-    def _reopen(self) -> None:
-        self.close()
-        self._open()
-
-    def _mend(self, error: Exception) -> None:
-        """Makes a broken database anew; goes on without one that cannot be used."""
-        self.close()
-        broken = isinstance(error, _Foreign) and error.replaceable
-        broken = broken or (
-            isinstance(error, sqlite3.DatabaseError)
-            and not isinstance(error, (sqlite3.OperationalError, sqlite3.ProgrammingError))
-        )
-        if broken:
-            try:
-                for suffix in ("", "-journal"):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(self.path + suffix)
-                self._open()
-            except (OSError, sqlite3.Error, _Foreign) as second:
-                self.close()
-                error = second
-            else:
-                report(
-                    logging.WARNING, "the instances in %s could not be read (%s): starting anew",
-                    self.path, error,
-                )  # fmt: skip
-                return
-        reason = error.strerror if isinstance(error, OSError) else error
-        report(
-            logging.WARNING,
-            "instances are not kept for a restart: %s cannot be used: %s", self.path, reason,
-        )  # fmt: skip
-
-    def _open_patiently(self) -> None:
-        """Opens the database, also when several processes do so at once."""
-        for _ in range(OPEN_ATTEMPTS - 1 if self.shared else 0):
-            try:
-                return self._open()
-            except sqlite3.OperationalError as error:
-                self.close()
-                if not _is_locked(error):
-                    raise
-        return self._open()
-
-    def _open(self) -> None:
-        """Opens the database, made when it is not there.
-
-        :raises OSError, sqlite3.Error, _Foreign: when it cannot be used.
-        """
-        _own_directory(os.path.dirname(self.path))
-        _own_file(self.path)
-        database = sqlite3.connect(
-            self.path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
-        )
-        database.text_factory = lambda text: text.decode(errors="replace")
-        self._database = database
-        self._file = _identity(self.path)
-        self._descriptor = _descriptor_of(self._file)
-        for setting in _SETTINGS:
-            database.execute(setting)
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if version == 0 and tables == 0:
-                database.execute(_TABLE)
-                database.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                raise _Foreign("another version of kongps made it", replaceable=True)
-            database.execute(_INDEX)
-        finally:
-            database.execute("COMMIT")
-        database.execute(
-            "SELECT id, plugin, config, started, last_used, checksum FROM instances LIMIT 1"
-        )
+        self._database.close()
 
 
-@contextlib.contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        database.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            database.execute("ROLLBACK")
-        raise
-
-
-def _trim_size(database: sqlite3.Connection) -> None:
+def _trim_size(connection: sqlite3.Connection) -> None:
     """Forgets what was unused for longest while all takes more than it may."""
-    if _used_size(database) <= MAX_STORED_SIZE:
+    if used_size(connection) <= MAX_STORED_SIZE:
         return
-    with _transaction(database):
-        missing = _used_size(database) - MAX_STORED_SIZE
+    with transaction(connection):
+        missing = used_size(connection) - MAX_STORED_SIZE
         forgotten = []
-        for id, size in database.execute(
+        for id, size in connection.execute(
             "SELECT id, length(config) FROM instances WHERE (config IS NULL) = 0 ORDER BY last_used"
         ):
             if missing <= 0:
                 break
             missing -= size + ROW_SIZE
             forgotten.append((id,))
-        database.executemany("DELETE FROM instances WHERE id = ?", forgotten)
-
-
-def _used_size(database: sqlite3.Connection) -> int:
-    """Bytes of the pages that hold something; SQLite keeps others for later."""
-    numbers = (
-        database.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("page_count", "freelist_count", "page_size")
-    )
-    pages, free, size = numbers
-    return int((pages - free) * size)
-
-
-def _identity(file: str | int) -> tuple[int, int] | None:
-    """The numbers of a file, by its path or a file descriptor."""
-    try:
-        found = os.stat(file)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _descriptor_of(file: tuple[int, int] | None) -> int | None:
-    """A file descriptor of a file, which SQLite does not tell; None when it cannot be found."""
-    try:
-        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
-    except OSError:
-        return None
-    return next((fd for fd in numbers if _identity(fd) == file), None)
-
-
-def _is_locked(error: Exception) -> bool:
-    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
-
-
-class _Foreign(Exception):
-    """A file or a directory that is not this server's own."""
-
-    def __init__(self, reason: str, *, replaceable: bool = False) -> None:
-        super().__init__(reason)
-        self.replaceable = replaceable
-
-
-def _own_directory(path: str) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    found = os.lstat(path)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise _Foreign(f"{path} is no directory of this server's user")
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        os.chmod(path, 0o700)
-
-
-def _own_file(path: str) -> None:
-    """Makes the file, for its owner alone; what is there already has to be such a file."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-    try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-            raise _Foreign("it is no file of this server's user")
-        os.fchmod(handle, 0o600)
-    finally:
-        os.close(handle)
+        connection.executemany("DELETE FROM instances WHERE id = ?", forgotten)
 
 
 def _checksum(id: int, plugin: str, config: bytes, started: float) -> int:

@@ -178,7 +178,7 @@ class Kong:
     # --- setting up ---------------------------------------------------------------------------
 
     def _serve(self, plugins: dict[str, Plugin]) -> None:
-        from kongps.server.server import make_dispatcher
+        from kongps.server.core import make_dispatcher
 
         self._dispatcher = make_dispatcher(plugins, self._calls)
 

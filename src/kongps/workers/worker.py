@@ -1,29 +1,26 @@
-"""A worker process: a server without a socket of its own; the supervisor passes it connections."""
+"""A worker process: it serves without a socket of its own; the supervisor passes it connections."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from kongps.core.dispatch.dispatcher import DeferredResult
-from kongps.core.wire.msgpack import packb, unpackb
 from kongps.core.workers.handover import SupervisorChannel, signal_at_end_of_parent
 from kongps.core.workers.journal import Journal
 from kongps.core.workers.relay import Routes
-from kongps.errors import KongpsError, ServerError
-from kongps.server.server import (
-    DRAIN_INTERVAL,
-    NUMBERS,
-    SUCCESSOR_TIME,
-    Server,
-)
+from kongps.errors import KongpsError
+from kongps.server.core import ServingCore
+from kongps.server.shutdown import DRAIN_INTERVAL, SUCCESSOR_TIME, end_process_after
+from kongps.server.signals import Handlers
+from kongps.server.status import log_numbers, merged
 from kongps.stdio import print_at_once, stdout_kept_clean
+from kongps.workers.messages import packed, receive, send_last
 
 if TYPE_CHECKING:
     from kongps.plugins.plugin import Plugin
@@ -31,11 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("kongps")
 
-# Seconds that other workers get to tell their part of the server's status.
+# Seconds that other workers get to send their part of the server's status.
 STATUS_PATIENCE = 2.0
-
-# What is summed when several workers tell what they hold.
-SUMMED = ("Events", "EventsHandled", "Instances", "Connections", "Memory")
 
 
 @dataclass
@@ -45,7 +39,7 @@ class Assignment:
     :ivar number: the worker's, which is part of the ids of its events.
     :ivar journal: where it notes what it owes to Kong.
     :ivar desk: which desk of the journal it has.
-    :ivar channel: file descriptor of the line to the supervisor.
+    :ivar channel: file descriptor of the channel to the supervisor.
     :ivar supervisor: the supervisor's process id.
     """
 
@@ -56,10 +50,10 @@ class Assignment:
     supervisor: int
 
 
-class Worker(Server):
+class Worker:
     """A worker.
 
-    :param settings: what the server is told.
+    :param settings: the server's settings.
     :param assignment: what the supervisor gives it.
     :param plugins: the plugins to serve; those of the plugins directory when None.
     :raises ServerError: when the plugins directory cannot be read, or is refused.
@@ -68,102 +62,124 @@ class Worker(Server):
     def __init__(
         self, settings: Settings, assignment: Assignment, plugins: dict[str, Plugin] | None = None
     ) -> None:
-        super().__init__(replace(settings, parent_watch=False), plugins)
+        self.settings = settings
         self.assignment = assignment
-        self.dispatcher.be_worker(assignment.number)
-        self.routes = Routes(assignment.number, self.loop, self.dispatcher.lets_lost_pass)
-        self.intake = SupervisorChannel(
+        self.core = core = ServingCore(settings, plugins)
+        core.dispatcher.be_worker(assignment.number)
+        core.status.connections = self._connections
+        self.routes = Routes(assignment.number, core.loop, core.dispatcher.lets_lost_pass)
+        self._messages: dict[str, Callable[..., object]] = {
+            "store": self._use_store,
+            "numbers": self._send_numbers,
+            "retire": self._retire,
+            "stop": self._stop,
+            "end": core.loop.stop,
+        }
+        self.channel = SupervisorChannel(
             assignment.journal,
             assignment.desk,
-            self.dispatcher,
-            self._unfinished,
+            core.dispatcher,
+            core.unfinished,
             self.routes,
-            self._told,
+            self._receive,
             self._supervisor_gone,
         )
-        self._drained_peers: set[int] = set()
+        self._stop_at: float | None = None
+        self._signals = 0
         self._drained = False
+        self._drained_peers: set[int] = set()
         self._retiring = False
-        self._links = 0
-        self.methods.connections = self._connections
-        self.dispatcher.on_command("plugin.GetStatus", self._get_status)
-        self.dispatcher.on_command("plugin.CloseInstance", self._close_instance)
-        self.dispatcher.on_command("kongps.Status", self.methods.get_status)
-        self.dispatcher.on_command("kongps.CloseInstance", self.methods.drop_instance)
-        self.dispatcher.on_command("kongps.Abandon", self.dispatcher.abandon_event)
-        self.dispatcher.on_command("kongps.Drained", self._drained_peers.add)
+        on_command = core.dispatcher.on_command
+        on_command("plugin.GetStatus", self._get_status)
+        on_command("plugin.CloseInstance", self._close_instance)
+        on_command("kongps.Status", core.commands.get_status)
+        on_command("kongps.CloseInstance", core.instances.drop)
+        on_command("kongps.Abandon", core.dispatcher.abandon_event)
+        on_command("kongps.Drained", self._drained_peers.add)
 
     def run(self) -> None:
-        """Serves until the supervisor says that it is enough, or is gone."""
+        """Serves until the supervisor ends it, or is gone."""
         signal_at_end_of_parent(signal.SIGTERM)
-        self._call_regularly()
-        restore = self._take_signals()
-        self.intake.start(self.loop, self.assignment.channel)
-        self.handlers.watchdog.start()
-        self._tell("ready", sorted(self.errors.values()), sorted(self.plugins))
-        if os.getppid() != self.assignment.supervisor:  # it was gone before the kernel was asked
-            self._signalled()
-        try:
-            self.loop.run()
-            if self.loop.failed is not None:
-                # Other workers can answer for its connections, and it cannot.
-                logger.error("worker %d ends: %s", os.getpid(), self.loop.failed)
-                os._exit(1)
-        finally:
-            self.intake.hang_up()
-            restore()
-            self._close()
-
-    # --- what the supervisor says ----------------------------------------------------------------
-
-    def _tell(self, *words: object) -> None:
-        self.intake.tell(packb(list(words)))
-
-    def _told(self, data: bytes, fds: list[int]) -> None:
-        word, *rest = unpackb(data)
-        orders: dict[str, Callable[..., None]] = {
-            "store": self._use_store,
-            "link": self._link,
-            "stop": self._begin_stop,
-            "retire": self._retire,
-            "end": self.loop.stop,
-            "numbers": self._tell_supervisor_numbers,
+        core = self.core
+        handlers: Handlers = {
+            signal.SIGTERM: self._on_stop_signal,
+            signal.SIGINT: self._on_stop_signal,
+            signal.SIGUSR1: partial(core.loop.call_soon_threadsafe, self._on_sigusr1),
+            signal.SIGHUP: int,  # meant for the supervisor, which shares the terminal
         }
-        orders[word](*rest, *([fds] if word == "link" else []))
+        with core.running(handlers):
+            self.channel.start(core.loop, self.assignment.channel)
+            self._send(
+                "ready", sorted(core.errors.values()), sorted(core.plugins), core.placements()
+            )
+            if os.getppid() != self.assignment.supervisor:  # it ended before the kernel was asked
+                self._on_stop_signal()
+            try:
+                core.loop.run()
+                if core.loop.failed is not None:
+                    # Other workers can answer for its connections, and it cannot.
+                    logger.error("worker %d ends: %s", os.getpid(), core.loop.failed)
+                    os._exit(1)
+            finally:
+                self.channel.hang_up()
+
+    # --- messages of the supervisor --------------------------------------------------------------
+
+    def _send(self, name: str, *args: object) -> None:
+        self.channel.tell(packed(name, *args))
+
+    def _receive(self, data: bytes, fds: list[int]) -> None:
+        receive({**self._messages, "link": partial(self._link, fds)}, data)
 
     def _use_store(self, path: str) -> None:
+        """The store by which workers know of each other's instances."""
         from kongps.server.store import InstanceStore
 
-        self.methods.store = InstanceStore(path, shared=True)
+        self.core.instances.store = InstanceStore(path, shared=True)
 
-    def _link(self, worker: int, fds: list[int]) -> None:
+    def _link(self, fds: list[int], worker: int) -> None:
+        """A link with another worker: two sockets."""
         calls, answers = fds
-        self.routes.add(worker, calls, answers, self.dispatcher)
-        self._tell("linked", worker)
+        self.routes.add(worker, calls, answers, self.core.dispatcher)
+        self._send("linked", worker)
 
-    def _tell_supervisor_numbers(self, request: int) -> None:
-        self._tell("numbers", request, self.methods.numbers())
+    def _send_numbers(self, request: int) -> None:
+        """The supervisor asks what this worker holds."""
+        self._send("numbers", request, self.core.status.numbers())
+
+    def _retire(self) -> None:
+        """Passes back its connections, each when it is idle, finishes its events, and ends."""
+        if self._retiring or self._stop_at is not None:
+            return
+        self._retiring = True
+        self.channel.retire()
+        self._leave_when_done()
+
+    def _leave_when_done(self) -> None:
+        if self._stop_at is not None:
+            return
+        if self._connections() or self.core.dispatcher.live_events or self.routes.outstanding:
+            self.core.loop.call_later(DRAIN_INTERVAL, self._leave_when_done)
+        else:
+            self.core.end(0.0)
+
+    # --- stopping --------------------------------------------------------------------------------
+
+    def _on_stop_signal(self) -> None:
+        """Reports it to the supervisor, which may have to stop too, or be gone."""
+        self._signals += 1
+        if self._signals > 1:
+            return
+        end_process_after(self.settings.shutdown_timeout + SUCCESSOR_TIME)
+        self.core.loop.call_soon_threadsafe(lambda: self._send("signalled"))
 
     def _supervisor_gone(self) -> None:
         if self._stop_at is None:
             logger.error("the supervisor is gone: worker %d ends", os.getpid())
-            self._end_if_held_up(self.settings.shutdown_timeout)
-            self._begin_stop()
+            end_process_after(self.settings.shutdown_timeout)
+            self._stop(0.0)
 
-    # --- ends ------------------------------------------------------------------------------------
-
-    def _signalled(self) -> None:
-        """Asks the supervisor what this is about: it may be told to stop too, or be gone."""
-        self._signals += 1
-        if self._signals > 1:
-            return
-        self._end_if_held_up(self.settings.shutdown_timeout + SUCCESSOR_TIME)
-        self.loop.call_soon_threadsafe(lambda: self._tell("signalled"))
-
-    def _hung_up(self) -> None:
-        pass  # meant for the supervisor, which shares the terminal
-
-    def _begin_stop(self, gone: float = 0.0) -> None:
+    def _stop(self, gone: float) -> None:
         """Ends when the events under way have, or time is over.
 
         :param gone: seconds of that time that are over already.
@@ -171,125 +187,82 @@ class Worker(Server):
         if self._stop_at is not None:
             return
         self._stop_at = time.monotonic() + self.settings.shutdown_timeout - gone
-        # Those who had just connected get that long to say what they want.
-        self.loop.call_later(DRAIN_INTERVAL, self._drain)
+        # Who has just connected gets that long to send a request.
+        self.core.loop.call_later(DRAIN_INTERVAL, lambda: self._drain(self._stop_at or 0.0))
 
-    def _drain(self) -> None:
+    def _drain(self, deadline: float) -> None:
         """Ends when no worker has an event: steps for theirs come here too."""
-        assert self._stop_at is not None
-        left = self._stop_at - time.monotonic()
+        loop, dispatcher, routes = self.core.loop, self.core.dispatcher, self.routes
+        left = deadline - time.monotonic()
         # Kong goes on using the connections in its pool, until there is another server.
         replaced = os.path.exists(self.settings.socket)
-        self.loop.draining = replaced or left < self.settings.shutdown_timeout / 2
-        if self.loop.draining and not self.dispatcher.live_events:
-            self.loop.close_idle_streams()
-        if not self._drained and not self.dispatcher.live_events and not self.routes.outstanding:
+        loop.draining = replaced or left < self.settings.shutdown_timeout / 2
+        if loop.draining and not dispatcher.live_events:
+            loop.close_idle_streams()
+        if not self._drained and not dispatcher.live_events and not routes.outstanding:
             self._drained = True
-            for peer in self.routes.others():
+            for peer in routes.others():
                 peer.ask("kongps.Drained", self.assignment.number, lambda _: None)
-        waited_for = {peer.worker for peer in self.routes.others()} - self._drained_peers
-        busy = not self._drained or waited_for or self.routes.outstanding
+        waited_for = {peer.worker for peer in routes.others()} - self._drained_peers
+        busy = not self._drained or waited_for or routes.outstanding
         if busy and left > 0:
-            self.loop.call_later(DRAIN_INTERVAL, self._drain)
+            loop.call_later(DRAIN_INTERVAL, lambda: self._drain(deadline))
         else:
-            self._end()
-
-    def _retire(self) -> None:
-        """Hands over its connections, each when it is idle, finishes its events, and ends."""
-        if self._retiring or self._stop_at is not None:
-            return
-        self._retiring = True
-        self.intake.retire()
-        self._leave_when_done()
-
-    def _leave_when_done(self) -> None:
-        if self._stop_at is not None:
-            return
-        if self._connections() or self.dispatcher.live_events or self.routes.outstanding:
-            self.loop.call_later(DRAIN_INTERVAL, self._leave_when_done)
-        else:
-            self._end()
+            self.core.end(deadline)
 
     # --- the whole server ------------------------------------------------------------------------
 
     def _connections(self) -> int:
         """Those of Kong: a link with another worker has two."""
-        return max(0, self.loop.streams - 2 * len(self.routes.others()))
+        return max(0, self.core.loop.streams - 2 * len(self.routes.others()))
 
     def _close_instance(self, id: Any) -> dict[str, Any]:
-        closed = self.methods.close_instance(id)
+        closed = self.core.commands.close_instance(id)
         for peer in self.routes.others():
             peer.ask("kongps.CloseInstance", closed["Id"], lambda _: None)
         return closed
 
     def _get_status(self, argument: Any) -> DeferredResult:
-        later = DeferredResult()
-        self._gather(later.resolve)
-        return later
+        result = DeferredResult()
+        self._gather(result.resolve)
+        return result
 
-    def _tell_numbers(self) -> None:
-        self._gather(lambda status: logger.info(NUMBERS, status))
+    def _on_sigusr1(self) -> None:
+        self._gather(log_numbers)
 
-    def _gather(self, told: Callable[[dict[str, Any]], object]) -> None:
-        """Has `told` called with the status of all workers together, once."""
-        own = self.methods.get_status(None)
-        parts: list[dict[str, Any]] = [own]
+    def _gather(self, done: Callable[[dict[str, Any]], object]) -> None:
+        """Calls `done` with the status of all workers together, once."""
+        parts: list[dict[str, Any]] = [self.core.status.whole()]
         waiting = {peer.worker for peer in self.routes.others()}
-        done = False
+        finished = False
 
         def finish() -> None:
-            nonlocal done
-            if not done:
-                done = True
+            nonlocal finished
+            if not finished:
+                finished = True
                 timer.cancel()
-                told(merged(parts, self.assignment.supervisor))
+                done(merged(parts, self.assignment.supervisor))
 
-        timer = self.loop.call_later(STATUS_PATIENCE, finish)
-
-        def came(worker: int, part: Any) -> None:
+        def received(worker: int, part: Any) -> None:
             waiting.discard(worker)
             if part is not None:
                 parts.append(part)
             if not waiting:
                 finish()
 
+        timer = self.core.loop.call_later(STATUS_PATIENCE, finish)
         for peer in self.routes.others():
-            peer.ask("kongps.Status", 0, partial(came, peer.worker))
+            peer.ask("kongps.Status", 0, partial(received, peer.worker))
         if not waiting:
             finish()
-
-
-def merged(parts: list[dict[str, Any]], pid: int) -> dict[str, Any]:
-    """The status of a server, from that of its workers.
-
-    :param parts: what ``Methods.get_status`` gave in each.
-    :param pid: the process id of the server.
-    """
-    whole: dict[str, Any] = {"Pid": pid, **add_up(parts)}
-    whole["Workers"] = [{name: part[name] for name in ("Pid", *SUMMED)} for part in parts]
-    plugins: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        for name, plugin in part["Plugins"].items():
-            known = plugins.setdefault(name, {**plugin, "Instances": []})
-            ids = {row["Id"] for row in known["Instances"]}
-            known["Instances"] += [row for row in plugin["Instances"] if row["Id"] not in ids]
-            for field in ("LoadTime", "Modtime", "LastStartInstance", "LastCloseInstance"):
-                known[field] = max(known[field], plugin[field])
-    whole["Plugins"] = plugins
-    return whole
-
-
-def add_up(parts: list[dict[str, Any]]) -> dict[str, int]:
-    """The sums of what several workers hold."""
-    return {name: sum(part[name] for part in parts) for name in SUMMED}
 
 
 def work(
     settings: Settings, assignment: Assignment, plugins: dict[str, Plugin] | None = None
 ) -> int:
-    """Is a worker; in a process that the supervisor has forked.
+    """Runs a worker, in a process that the supervisor has forked.
 
-    :param settings: what the server is told.
+    :param settings: the server's settings.
     :param assignment: what the supervisor gives the worker.
     :param plugins: the plugins to serve; those of the plugins directory when None.
     :returns: the exit code.
@@ -301,17 +274,9 @@ def work(
     try:
         with stdout_kept_clean():
             worker = Worker(settings, assignment, plugins)
-    except (ServerError, KongpsError) as error:
-        _say_last(assignment.channel, str(error))
+    except KongpsError as error:
+        send_last(assignment.channel, packed("failed", str(error)))
         return 1
     print_at_once()
     worker.run()
     return 0
-
-
-def _say_last(channel: int, reason: str) -> None:
-    import socket
-    import struct
-
-    with socket.socket(fileno=channel) as line, contextlib.suppress(OSError):
-        line.send(struct.pack("=II", 0, 0) + packb(["failed", reason]))

@@ -11,7 +11,7 @@ from client import Client, failed
 from plugin_files import write
 from server_process import serving, status
 
-from kongps.server.server import MEMORY_INTERVAL
+from kongps.server.core import MEMORY_INTERVAL
 
 # Of 40 MB in pieces that the C library keeps in one heap, one in a hundred stays, also at its end.
 HOLDS = """

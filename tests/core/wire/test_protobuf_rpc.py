@@ -25,7 +25,7 @@ from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.protobuf_rpc import ProtobufRPC
 from kongps.core.wire.tables import ADAPTED, RPCS
 from kongps.errors import PackError, PDKError, ProtocolError
-from kongps.server.server import make_dispatcher
+from kongps.server.core import make_dispatcher
 
 # Bytes of calls that are sent before an answer is waited for, and of a frame with a call of Kong.
 MAX_PIPELINED = 16384
