@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Optional
 
 from kongps import Field
-from kongps.plugins.fields import no_consumer, protocols
+from kongps.fields import no_consumer, protocols
 
 if TYPE_CHECKING:
     from kongps import Kong

@@ -26,9 +26,9 @@ from kongps.errors import (
 
 if TYPE_CHECKING:
     from kongps.cli.run import run
+    from kongps.fields import Field
     from kongps.pdk import Kong
     from kongps.pdk.aio import AsyncKong
-    from kongps.plugins.fields import Field
 
 __all__ = [
     "AsyncKong",
@@ -48,7 +48,7 @@ __all__ = [
 
 _LAZY = {
     "AsyncKong": "kongps.pdk.aio",
-    "Field": "kongps.plugins.fields",
+    "Field": "kongps.fields",
     "Kong": "kongps.pdk",
     "run": "kongps.cli.run",
 }

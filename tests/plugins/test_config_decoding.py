@@ -27,7 +27,7 @@ import pytest
 from paths import DATA
 
 from kongps.errors import ConfigError, PluginError
-from kongps.plugins.fields import Field
+from kongps.fields import Field
 from kongps.plugins.loader import from_object
 
 SECRET = "s3cr3t-value"

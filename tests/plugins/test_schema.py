@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kongps.errors import PluginError
-from kongps.plugins.fields import Field, no_consumer, no_route, no_service, protocols
+from kongps.fields import Field, no_consumer, no_route, no_service, protocols
 from kongps.plugins.loader import from_object
 from kongps.plugins.plugin import Plugin
 from kongps.plugins.schema import TYPES

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 if TYPE_CHECKING:
     from msgspec import Meta
 
-    from kongps.plugins.fields import Field
+    from kongps.fields import Field
 
 __all__ = ["NO_RULES", "Rules"]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 
 from kongps.errors import ConfigError, UnsupportedType
+from kongps.fields import UNSET, Field
 from kongps.plugins.config.hints import (
     annotated_names,
     field_hints,
@@ -33,7 +34,6 @@ from kongps.plugins.config.kinds import (
     optional_kind,
     scalar_type_name,
 )
-from kongps.plugins.fields import UNSET, Field
 
 if TYPE_CHECKING:
     import msgspec

@@ -1,4 +1,4 @@
-"""What a plugin's author says of one field of the configuration, beyond its type.
+"""What a plugin's author can add to a field of the configuration, beyond its type.
 
 :class:`Field` goes into the annotation::
 
@@ -22,7 +22,7 @@ Number = Union[int, float]
 
 
 class _Unset:
-    """The type of ``UNSET``: nothing was said, where None would say something."""
+    """The type of ``UNSET``, the default of a parameter for which None means something."""
 
     __slots__ = ()
 
