@@ -26,7 +26,7 @@ CORE = "kongps.core"
 COMPILE_ARGS = ["-O3", "-fvisibility=hidden"]
 
 # Cython's directives for the whole core. Bounds, overflow and None checks stay at Cython's safe
-# defaults; C pointers, where Cython checks nothing, are used behind checks made by hand.
+# defaults; C pointers, where Cython checks nothing, are used behind checks of our own.
 DIRECTIVES = {
     "language_level": 3,
     "binding": False,
@@ -47,13 +47,12 @@ def module(name: str) -> ModuleType:
 
 def records() -> Path:
     """A C file that says in each module of the core what it was built with and for."""
-    facts = module("compiled.interpreter").facts()
+    interpreter = module("compiled.interpreter")
+    facts = interpreter.facts()
     compiler = subprocess.run(
         [*facts["compiler"], "--version"], capture_output=True, text=True, check=False
     ).stdout.partition("\n")[0]
-    record = {key: facts[key] for key in (
-        "python", "implementation", "abi_tag", "debug", "free_threaded", "machine", "libc",
-    )}  # fmt: skip
+    record = {key: facts[key] for key in interpreter.BUILT_FOR}
     record.update(
         kind="core",
         kongps=module("_version").__version__,

@@ -51,8 +51,8 @@ TAIL = """
 `kongps build` writes into each file, in the section `kongps_build`: the plugin's name, the Python
 version, implementation and ABI tag, debug and free-threaded build, machine, C library, Cython,
 compiler, the versions of kongps and of its plugin API, the source's place from the plugins
-directory and its SHA-256. To read it: `python -c "from kongps.compiled.checks import read_record;
-print(read_record('hello.so'))"`. The core's own modules have the same record.
+directory and its SHA-256. To read it: `python -c "from kongps.compiled.sources import
+read_record; print(read_record('hello.so'))"`. The core's own modules have the same record.
 
 A source that lies elsewhere is copied to `.sources/` in the plugins directory, where `kongps
 rebuild` finds it.

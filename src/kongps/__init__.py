@@ -26,6 +26,7 @@ from kongps.errors import (
 
 if TYPE_CHECKING:
     from kongps.cli.run import run
+    from kongps.compiled.build import get_include
     from kongps.fields import Field
     from kongps.pdk import Kong
     from kongps.pdk.aio import AsyncKong
@@ -50,6 +51,7 @@ _LAZY = {
     "AsyncKong": "kongps.pdk.aio",
     "Field": "kongps.fields",
     "Kong": "kongps.pdk",
+    "get_include": "kongps.compiled.build",
     "run": "kongps.cli.run",
 }
 
@@ -59,16 +61,6 @@ if not any(os.path.exists(os.path.join(_core, f"session{end}")) for end in EXTEN
     from kongps.compiled.checks import core_mismatch
 
     raise core_mismatch(_core)
-
-
-def get_include() -> str:
-    """The directory of the C headers, for the compiler's ``-I``.
-
-    :returns: its path; ``#include <kongps/phases.h>`` is found below it.
-    """
-    here = os.path.dirname(__file__)
-    installed = os.path.join(here, "include")
-    return installed if os.path.isdir(installed) else os.path.join(here, "..", "..", "include")
 
 
 def __getattr__(name: str) -> Any:

@@ -19,11 +19,12 @@ from shared_libraries import PLUGIN_SOURCE, dumped, needs_compiler
 
 from kongps import __version__
 from kongps._version import PLUGIN_API
-from kongps.compiled.build import build, rebuild
-from kongps.compiled.checks import read_record
+from kongps.compiled.build import build
 from kongps.compiled.record import source_hash
+from kongps.compiled.sources import read_record
 from kongps.errors import BuildError, PluginError, PluginNameError, SourceChanged
 from kongps.plugins.loader import load_directory, load_plugin
+from kongps.plugins.rebuild import rebuild
 from kongps.testing import Kong
 
 SUFFIX = EXTENSION_SUFFIXES[0]

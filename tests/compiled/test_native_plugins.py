@@ -22,13 +22,14 @@ from shared_libraries import compile_c, needs_compiler
 from kongps import get_include
 from kongps._version import PLUGIN_API
 from kongps.compiled import native
-from kongps.compiled.build import build, rebuild
-from kongps.compiled.checks import read_record
+from kongps.compiled.build import build
+from kongps.compiled.sources import read_record
 from kongps.core.dispatch.dispatcher import Dispatcher, Instance
 from kongps.core.runners.inline import InlineRunner
 from kongps.core.wire.protobuf import encode_message
 from kongps.errors import NativeError, PluginError, SourceChanged
 from kongps.plugins.loader import load_directory, load_plugin
+from kongps.plugins.rebuild import rebuild
 from kongps.testing import Kong
 
 EXAMPLES = EXAMPLES / "native"
@@ -419,11 +420,11 @@ KONGPS_EXPORT const kongps_plugin_table kongps_plugin = {
     [
         (".access = handler", ".access = 0", "its handler for access is NULL"),
         (".access = handler", ".access = handler, .log = handler", "KONGPS_PHASE_BIT(KONGPS_LOG)"),
-        ("(KONGPS_ACCESS)", "(9) | 4", "some that Kong has not"),
+        ("(KONGPS_ACCESS)", "(9) | 4", "some that Kong does not have"),
         (".phases = KONGPS_PHASE_BIT(KONGPS_ACCESS)", ".phases = 0", "add KONGPS_PHASE_BIT"),
         (".phases = KONGPS_PHASE_BIT(KONGPS_ACCESS), .schema = \"[]\", .access = handler",
          ".schema = \"[]\"", "it has no handler"),
-        ('.schema = "[]"', '.schema = "{"', "its schema is no JSON"),
+        ('.schema = "[]"', '.schema = "{"', "its schema is not JSON"),
         ('.schema = "[]"', '.schema = "[5]"', "Schema[0]: expected a field"),
         ('.schema = "[]"', ".schema = 0", "its schema is NULL"),
         ('.schema = "[]"', '.schema = "[{\\"a\\": {\\"type\\": \\"text\\"}}]"', "Kong's types are"),

@@ -20,11 +20,12 @@ from shared_libraries import PLUGIN_SOURCE, compile_c, dumped, needs_compiler
 
 from kongps import errors
 from kongps._version import PLUGIN_API
-from kongps.compiled import checks as compat
+from kongps.compiled.checks import check_object, running
 from kongps.compiled.elf import ELF
 from kongps.compiled.interpreter import facts
 from kongps.errors import PluginError
-from kongps.plugins.loader import examine, load_directory, load_plugin
+from kongps.plugins.files import examine
+from kongps.plugins.loader import load_directory, load_plugin
 
 SUFFIX = EXTENSION_SUFFIXES[0]
 TAG = facts()["abi_tag"]
@@ -115,7 +116,7 @@ def test_a_module_for_another_processor(tmp_path: Path) -> None:
     data[18:20] = other.to_bytes(2, sys.byteorder)
     path.write_bytes(data)
     text = refused(tmp_path, errors.OtherArchitecture)
-    assert compat.running()["machine"] in text
+    assert running()["machine"] in text
     assert ("aarch64" if other == 183 else "x86_64") in text
 
 
@@ -160,7 +161,7 @@ def test_a_module_that_needs_a_library_that_is_not_there(tmp_path: Path) -> None
     found = compile_c(
         tmp_path / "b" / f"hello{SUFFIX}", text, flags=[str(library), "-Wl,-rpath,$ORIGIN/../lib"]
     )
-    assert compat.check_object("hello", str(found)) == "python"
+    assert check_object("hello", str(found)) == "python"
 
 
 # The plugin API
@@ -214,7 +215,7 @@ def test_a_damaged_file_is_refused_or_checked_but_never_trips_the_check(tmp_path
         path.write_bytes(whole[:place] + bytes(255 - each for each in whole[place : place + 8])
                          + whole[place + 8 :])  # fmt: skip
         with contextlib.suppress(errors.CompatError):
-            compat.check_object("hello", str(path))
+            check_object("hello", str(path))
 
 
 def test_a_library_that_is_no_plugin_of_this_name(tmp_path: Path) -> None:
@@ -294,9 +295,9 @@ def test_every_class_has_a_test_and_a_row_for_the_table() -> None:
 
 def test_the_running_interpreter_checks_its_own_modules(tmp_path: Path) -> None:
     compile_c(tmp_path / f"hello{SUFFIX}", record=record())
-    assert compat.check_object("hello", str(tmp_path / f"hello{SUFFIX}")) == "python"
+    assert check_object("hello", str(tmp_path / f"hello{SUFFIX}")) == "python"
     with pytest.raises(PluginError, match="No such file"):
-        compat.check_object("hello", str(tmp_path / "nothing.so"))
+        check_object("hello", str(tmp_path / "nothing.so"))
     with pytest.raises(PluginError):
         load_plugin(tmp_path, "nothing")
 

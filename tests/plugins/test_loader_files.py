@@ -15,14 +15,8 @@ from pathlib import Path
 import pytest
 
 from kongps.errors import NotALibrary, PluginError, PluginNameError, ServerError
-from kongps.plugins.loader import (
-    MAX_NAME_LENGTH,
-    check_name,
-    from_object,
-    load_directory,
-    load_plugin,
-    valid_name,
-)
+from kongps.plugin_names import MAX_NAME_LENGTH, check_name, valid_name
+from kongps.plugins.loader import from_object, load_directory, load_plugin
 
 Write = Callable[..., Path]
 

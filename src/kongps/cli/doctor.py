@@ -24,11 +24,13 @@ from kongps._version import PLUGIN_API, __version__
 from kongps.cli import kong_conf_check
 from kongps.cli.common import FAILED, OK, command_parser
 from kongps.cli.kong_conf_check import Finding
-from kongps.compiled import checks
-from kongps.compiled.build import cython_version, rebuild
+from kongps.compiled.build import cython_version
+from kongps.compiled.checks import running
 from kongps.compiled.interpreter import readable
+from kongps.compiled.sources import python_command, read_record
 from kongps.errors import CompatError, PluginNameError
-from kongps.plugins.loader import Examined, examine
+from kongps.plugins.files import Examined, examine
+from kongps.plugins.rebuild import rebuild
 from kongps.settings import SETTINGS
 
 __all__ = ["Report", "examine_all", "main"]
@@ -179,7 +181,7 @@ def _directory_in(settings: dict[str, str]) -> Optional[str]:
 
 
 def _interpreter(report: Report) -> None:
-    here = checks.running()
+    here = running()
     report.interpreter = {
         "name": readable(here),
         "executable": sys.executable,
@@ -193,11 +195,11 @@ def _core(report: Report) -> None:
     from kongps import core
 
     (directory,) = core.__path__
-    suffix = checks.running()["suffix"]
+    suffix = running()["suffix"]
     modules = sorted(
         glob.glob(os.path.join(glob.escape(directory), "**", f"*{suffix}"), recursive=True)
     )
-    record = checks.read_record(modules[0]) if modules else None
+    record = read_record(modules[0]) if modules else None
     report.core = {
         "modules": len(modules),
         "built_for": readable(record) if record else "unknown: it has no record",
@@ -207,7 +209,7 @@ def _core(report: Report) -> None:
     if record is None:
         report.add("warning", "core", "it has no record of what it was built with", remedy)
         return
-    versions = {str((checks.read_record(path) or {}).get("kongps")) for path in modules}
+    versions = {str((read_record(path) or {}).get("kongps")) for path in modules}
     if versions != {__version__}:
         found = " and ".join(sorted(versions))
         report.add("error", "core", f"it is of kongps {found}, not {__version__}", remedy)
@@ -307,7 +309,7 @@ def _plugin(
         }
     )
     if stale is not None:
-        report.add("warning", plugin.name, stale, checks.python_command("rebuild", directory))
+        report.add("warning", plugin.name, stale, python_command("rebuild", directory))
 
 
 def _dump(directory: str, names: list[str]) -> tuple[dict[str, dict[str, Any]], Optional[str]]:

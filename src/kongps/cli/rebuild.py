@@ -19,7 +19,7 @@ def main(words: Sequence[str]) -> int:
     )
     options = parser.parse_args(words)
 
-    from kongps.compiled.build import rebuild
+    from kongps.plugins.rebuild import rebuild
 
     results = rebuild(options.directory, check=options.check, progress=partial(print, flush=True))
     if not results:

@@ -1,4 +1,4 @@
-"""``kongps build`` and ``kongps rebuild``: from a plugin's source to a compiled plugin.
+"""``kongps build``: from a plugin's source to a compiled plugin.
 
 A ``.py`` or ``.pyx`` file, or a package directory, is translated to C by Cython and compiled with
 the flags of the interpreter that is to load it; a ``.c``, ``.cpp`` or ``.rs`` file is compiled with
@@ -21,20 +21,19 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Optional
 
-from kongps import get_include
 from kongps._version import PLUGIN_API, __version__
-from kongps.compiled import checks as compat
 from kongps.compiled import interpreter
-from kongps.compiled.interpreter import facts, readable
+from kongps.compiled.checks import running
+from kongps.compiled.interpreter import BUILT_FOR, facts, readable
 from kongps.compiled.load import compiled_name
 from kongps.compiled.record import c_source, source_hash
-from kongps.errors import BuildError, SeveralFiles
-from kongps.plugins.loader import check_name, examine
+from kongps.compiled.sources import SOURCES, read_record
+from kongps.errors import BuildError
+from kongps.plugin_names import check_name
 
-__all__ = ["Rebuilt", "build", "cython_version", "rebuild"]
+__all__ = ["Progress", "build", "cython_version", "get_include"]
 
 PYTHON_SUFFIXES = (".pyx", ".py")
 C_SUFFIXES = (".c",)
@@ -111,7 +110,7 @@ class _Job:
         """
         if os.path.samefile(os.path.dirname(self.source), self.directory):
             return os.path.basename(self.source)
-        kept = os.path.join(self.directory, compat.SOURCES, os.path.basename(self.source))
+        kept = os.path.join(self.directory, SOURCES, os.path.basename(self.source))
         if not (os.path.exists(kept) and os.path.samefile(kept, self.source)):
             os.makedirs(os.path.dirname(kept), exist_ok=True)
             if os.path.isdir(self.source):
@@ -183,7 +182,7 @@ def cython_version() -> Optional[str]:
 
 def _target(python: Optional[str]) -> dict[str, Any]:
     if python is None:
-        return {**facts(), "libc": compat.running()["libc"]}
+        return {**facts(), "libc": running()["libc"]}
     script = interpreter.__file__
     try:
         printed = subprocess.run(
@@ -245,10 +244,8 @@ def _build_python(job: _Job, work: str, *, annotate: bool, python: Optional[str]
         kind="python",
         cython=version,
         compiler=_compiler_version(target["compiler"]),
-        **{key: target[key] for key in (
-            "python", "implementation", "abi_tag", "debug", "free_threaded", "machine", "libc",
-        )},
-    )  # fmt: skip
+        **{key: target[key] for key in BUILT_FOR},
+    )
     made = []
     for number, (path, name) in enumerate(_modules(job).items()):
         job.progress(
@@ -256,9 +253,13 @@ def _build_python(job: _Job, work: str, *, annotate: bool, python: Optional[str]
             f"{readable(target)} with Cython {version}"
         )
         place = os.path.join(job.directory, *name.split(".")) + target["suffix"]
-        built = _build_module(job, path, name, os.path.join(work, str(number)), target, record,
-                              annotate=annotate, place=place)  # fmt: skip
-        _put(built, place)
+        scratch = os.path.join(work, str(number))
+        c_file = _translate(job, path, name, scratch, annotate=annotate)
+        if annotate:
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            report = os.path.join(scratch, "module.html")
+            shutil.copyfile(report, re.sub(r"\.so$", ".html", place))
+        _put(_compile(path, name, c_file, target, record), place)
         made.append(place)
     if os.path.isdir(job.source):
         _clear_away(os.path.join(job.directory, job.name), target["suffix"], made)
@@ -266,54 +267,44 @@ def _build_python(job: _Job, work: str, *, annotate: bool, python: Optional[str]
     return made
 
 
-def _build_module(
-    job: _Job,
-    path: str,
-    name: str,
-    work: str,
-    target: dict[str, Any],
-    record: dict[str, Any],
-    *,
-    annotate: bool,
-    place: str,
-) -> str:
+def _translate(job: _Job, path: str, name: str, work: str, *, annotate: bool) -> str:
+    """Translates a module to C.
+
+    :returns: the C file, in the new directory `work`; with `annotate`, the report lies beside it.
+    """
     os.makedirs(work)
     c_file = os.path.join(work, "module.c")
     root = os.path.dirname(job.source)
-    relative = os.path.relpath(path, root)
     directives = ["-X", "language_level=3"]
     with open(path, "rb") as file:
         text = file.read()
     if path.endswith(".py") and not _PURE_MODE.search(text):
         # Annotations stay what they are in Python: a hint, not a type that is insisted on.
         directives += ["-X", "annotation_typing=False"]
-    built_in = compiled_name(name)
-    _run(
-        [
-            *(sys.executable, "-m", "cython", *directives, "--module-name", built_in),
-            *(["--annotate"] if annotate else []),
-            *("-o", c_file, relative),
-        ],
-        f"translating {path} to C", cwd=root,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "cython", *directives, "--module-name", compiled_name(name)]
     if annotate:
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        shutil.copyfile(os.path.join(work, "module.html"), re.sub(r"\.so$", ".html", place))
+        command.append("--annotate")
+    _run([*command, "-o", c_file, os.path.relpath(path, root)], f"translating {path} to C", root)
+    return c_file
+
+
+def _compile(
+    path: str, name: str, c_file: str, target: dict[str, Any], record: dict[str, Any]
+) -> str:
+    """Compiles the C file of a module, with its record.
+
+    :returns: the library, beside the C file.
+    """
+    work = os.path.dirname(c_file)
     record_file = os.path.join(work, "record.c")
-    with open(record_file, "w") as file_:
-        file_.write(c_source(record, also=_renamed_init(name, built_in)))
+    with open(record_file, "w") as file:
+        file.write(c_source(record, also=_renamed_init(name, compiled_name(name))))
     result = os.path.join(work, "module.so")
-    _run(
-        [
-            *target["compiler"], *target["compile_flags"],
-            *shlex.split(os.environ.get("CFLAGS", "")), "-g0", "-w",
-            *(f"-I{each}" for each in target["include"]),
-            *(f"-I{each}" for each in (os.path.dirname(path),)),
-            c_file, record_file, "-o", result,
-            *target["link"], *shlex.split(os.environ.get("LDFLAGS", "")),
-        ],
-        f"compiling {path}",
-    )  # fmt: skip
+    include = [*target["include"], os.path.dirname(path)]
+    compiler = [*target["compiler"], *target["compile_flags"], *_flags("CFLAGS"), "-g0", "-w"]
+    linker = [*target["link"], *_flags("LDFLAGS")]
+    files = [c_file, record_file, "-o", result]
+    _run([*compiler, *(f"-I{each}" for each in include), *files, *linker], f"compiling {path}")
     return result
 
 
@@ -335,7 +326,7 @@ def _clear_away(directory: str, suffix: str, made: list[str]) -> None:
     for parent, _, entries in os.walk(directory):
         for entry in entries:
             path = os.path.join(parent, entry)
-            if entry.endswith(suffix) and path not in made and compat.read_record(path):
+            if entry.endswith(suffix) and path not in made and read_record(path):
                 os.unlink(path)
 
 
@@ -344,27 +335,38 @@ def _copy_data(job: _Job) -> None:
     place = os.path.join(job.directory, job.name)
     if os.path.exists(place) and os.path.samefile(place, job.source):
         return
-    shutil.copytree(
-        job.source, place, dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns("*.so", "__pycache__", ".*", "*.py", "*.pyx", "*.pxd"),
-    )  # fmt: skip
+    ignore = shutil.ignore_patterns("*.so", "__pycache__", ".*", "*.py", "*.pyx", "*.pxd")
+    shutil.copytree(job.source, place, dirs_exist_ok=True, ignore=ignore)
 
 
 # Native plugins
 
 
+def get_include() -> str:
+    """The directory of the C headers, for the compiler's ``-I``.
+
+    :returns: its path; ``#include <kongps/phases.h>`` is found below it.
+    """
+    package = os.path.dirname(os.path.dirname(__file__))
+    installed = os.path.join(package, "include")
+    return installed if os.path.isdir(installed) else os.path.join(package, "..", "..", "include")
+
+
+def _flags(variable: str, default: str = "") -> list[str]:
+    """The words of an environment variable such as ``CFLAGS``."""
+    return shlex.split(os.environ.get(variable) or default)
+
+
 def _build_native(job: _Job, work: str, suffix: str) -> str:
-    environment = os.environ.get
-    flags = [*NATIVE_FLAGS, f"-I{get_include()}"]
-    c_compiler = shlex.split(environment("CC") or "cc")
+    c_compiler = _flags("CC", "cc")
     compiler, own_flags = c_compiler, "CFLAGS"
     if suffix in CXX_SUFFIXES:
-        compiler, own_flags = shlex.split(environment("CXX") or "c++"), "CXXFLAGS"
+        compiler, own_flags = _flags("CXX", "c++"), "CXXFLAGS"
     elif suffix in RUST_SUFFIXES:
-        compiler, own_flags = shlex.split(environment("RUSTC") or "rustc"), "RUSTFLAGS"
+        compiler, own_flags = _flags("RUSTC", "rustc"), "RUSTFLAGS"
     version = _compiler_version(compiler)
     job.progress(f"{job.name}: compiling {os.path.basename(job.source)} with {version}")
-    here = compat.running()
+    here = running()
     record = job.record(kind="native", compiler=version, machine=here["machine"], libc=here["libc"])
     record_file = os.path.join(work, "record.c")
     with open(record_file, "w") as file:
@@ -372,100 +374,16 @@ def _build_native(job: _Job, work: str, suffix: str) -> str:
     record_object = os.path.join(work, "record.o")
     _run([*c_compiler, "-fPIC", "-c", record_file, "-o", record_object], "compiling the record")
     result = os.path.join(work, "plugin.so")
-    what = f"compiling {job.source}"
-    extra = shlex.split(environment(own_flags) or "")
     if suffix in RUST_SUFFIXES:
-        _run(
-            [
-                *compiler, "--edition", "2021", "--crate-type", "cdylib",
-                "--crate-name", f"plugin_{job.name.replace('-', '_')}", "-O",
-                "-C", "panic=abort", "-C", f"link-arg={record_object}", "-C", "link-dead-code",
-                *extra, job.source, "-o", result,
-            ],
-            what,
-        )  # fmt: skip
+        crate = ["--crate-type", "cdylib", "--crate-name", f"plugin_{job.name.replace('-', '_')}"]
+        codegen = ["-C", "panic=abort", "-C", f"link-arg={record_object}", "-C", "link-dead-code"]
+        flags = ["--edition", "2021", *crate, "-O", *codegen, *_flags(own_flags)]
+        command = [*compiler, *flags, job.source, "-o", result]
     else:
-        _run(
-            [
-                *compiler, *flags, *extra, "-shared", "-o", result, job.source, record_object,
-                *shlex.split(environment("LDFLAGS") or ""),
-            ],
-            what,
-        )  # fmt: skip
+        flags = [*NATIVE_FLAGS, f"-I{get_include()}", *_flags(own_flags), "-shared"]
+        files = ["-o", result, job.source, record_object]
+        command = [*compiler, *flags, *files, *_flags("LDFLAGS")]
+    _run(command, f"compiling {job.source}")
     place = os.path.join(job.directory, f"{job.name}.so")
     _put(result, place)
     return place
-
-
-# Rebuilding
-
-
-@dataclass
-class Rebuilt:
-    """What became of a compiled plugin.
-
-    :ivar name: the plugin's name.
-    :ivar path: its compiled file.
-    :ivar problem: why it did not match; None when it did.
-    :ivar failure: why it was not built again; None when it was, or did not need to be.
-    """
-
-    name: str
-    path: str
-    problem: Optional[str]
-    failure: Optional[str] = None
-
-
-def rebuild(directory: str, *, check: bool = False, progress: Progress = print) -> list[Rebuilt]:
-    """Builds the compiled plugins of a directory again that do not match what is running.
-
-    :param directory: the plugins directory.
-    :param check: only look.
-    :param progress: gets a line for each step.
-    :returns: what became of each compiled plugin.
-    :raises ServerError: when the directory cannot be read.
-    """
-    results = []
-    for plugin in examine(directory):
-        if not plugin.compiled:
-            continue
-        problem = plugin.error.reason if plugin.error is not None else None
-        path = plugin.path
-        if problem is None and not plugin.used:
-            problem = "it runs from its source: none of its compiled files is for this interpreter"
-            path = _compiled_file(directory, plugin.name) or path
-        result = Rebuilt(plugin.name, path, problem)
-        results.append(result)
-        if problem is None:
-            progress(f"{plugin.name}: {path} matches")
-            continue
-        progress(f"{plugin.name}: {problem}")
-        if check:
-            continue
-        if isinstance(plugin.error, SeveralFiles):
-            result.failure = "it is not clear which file is the plugin"
-            continue
-        result.failure = _rebuild_one(directory, path, progress)
-        if result.failure is not None:
-            progress(f"{plugin.name}: not rebuilt: {result.failure}")
-    return results
-
-
-def _compiled_file(directory: str, name: str) -> Optional[str]:
-    for place in (Path(directory), Path(directory, name)):
-        for path in sorted(place.glob("*.so")):
-            if path.name.partition(".")[0] in (name, "__init__"):
-                return str(path)
-    return None
-
-
-def _rebuild_one(directory: str, path: str, progress: Progress) -> Optional[str]:
-    record = compat.read_record(path)
-    source = compat.source_of(path, record)
-    if source is None:
-        return f"its source is not in {directory} nor in {os.path.join(directory, compat.SOURCES)}"
-    try:
-        build(source, output=directory, progress=progress)
-    except BuildError as error:
-        return str(error)
-    return None

@@ -1,9 +1,9 @@
-"""Who was built for what: checks of compiled and native plugins before anything is loaded.
+"""Checks that a compiled file of a plugin fits what is running, before anything is loaded.
 
-Everything is read from the file itself: its name, its ELF headers, and the record that ``kongps
-build`` puts into it. What does not fit raises a :class:`CompatError`, of a class of its own for
-each kind of mismatch; its text says what the file is, what it was built for, what is running, and
-how to fix it. ``docs/versions.md`` is made from these classes, which are in ``kongps.errors``.
+Everything is read from the file: its name, its ELF headers, and the record that ``kongps build``
+puts into it. A file that does not fit raises a :class:`CompatError`, with a class for each kind of
+mismatch; the message says what the file is, what it was built for, what is running, and how to fix
+it. The classes are in ``kongps.errors``; ``docs/versions.md`` is made from them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import re
 import shlex
 import struct
 import sys
-import sysconfig
-from collections.abc import Iterable
 from typing import Any, Optional
 
 from kongps._version import PLUGIN_API, __version__
 from kongps.compiled.elf import ELF
 from kongps.compiled.interpreter import facts, readable
-from kongps.compiled.record import SECTION, parse, source_hash
+from kongps.compiled.libraries import is_there, library_directories
+from kongps.compiled.record import SECTION, parse
+from kongps.compiled.sources import remedy_for
 from kongps.errors import (
     CompatError,
     CoreMismatch,
@@ -39,29 +39,17 @@ from kongps.errors import (
     PluginAPITooNew,
     PluginAPITooOld,
     PluginError,
-    SeveralFiles,
-    SourceChanged,
     Truncated,
     TruncatedFile,
 )
 
-__all__ = [
-    "check_object",
-    "check_source",
-    "choose",
-    "core_mismatch",
-    "read_record",
-    "source_of",
-]
+__all__ = ["NATIVE_SYMBOL", "OLDEST_PLUGIN_API", "check_object", "core_mismatch", "running"]
 
 # The oldest plugin API whose plugins still run.
 OLDEST_PLUGIN_API = 1
 
 # The one symbol of a native plugin: its table, which begins with the plugin API's number.
 NATIVE_SYMBOL = "kongps_plugin"
-
-# Where `kongps build` keeps a source that it did not find in the plugins directory.
-SOURCES = ".sources"
 
 # ``.cpython-313td-x86_64-linux-gnu.so``: the version, how it was built, and the platform.
 _TAG = re.compile(
@@ -86,56 +74,6 @@ def running() -> dict[str, Any]:
         return found
     musl = "musl" in program.interpreter or any("musl" in each for each in program.needed)
     return {**found, "machine": program.machine, "libc": "musl" if musl else found["libc"]}
-
-
-def python_command(*words: str) -> str:
-    """A kongps command line with the interpreter that runs this."""
-    return " ".join(map(shlex.quote, [sys.executable, "-m", "kongps", *words]))
-
-
-# What a file says
-
-
-def read_record(path: str) -> Optional[dict[str, Any]]:
-    """What `kongps build` recorded in a file; None for a file without a record."""
-    try:
-        return parse(ELF(path).section(SECTION))
-    except (OSError, ValueError, struct.error):
-        return None
-
-
-def source_of(path: str, record: Optional[dict[str, Any]]) -> Optional[str]:
-    """The source that a compiled file of a plugins directory was made from, if it is there.
-
-    :param path: the compiled file, or one of the package that the plugin is.
-    :param record: what is recorded in it; without, the source is looked for by its name.
-    """
-    directory, entry = os.path.split(os.path.abspath(path))
-    name = entry.partition(".")[0]
-    if name == "__init__":
-        directory, name = os.path.split(directory)
-    if record is not None:
-        place = os.path.join(directory, str(record.get("source", "")))
-        if record.get("package"):  # a module of it may lie deeper
-            while not os.path.exists(place) and len(directory) > 1:
-                directory = os.path.dirname(directory)
-                place = os.path.join(directory, str(record.get("source", "")))
-        return place if record.get("source") and os.path.exists(place) else None
-    for place in (directory, os.path.join(directory, SOURCES)):
-        for suffix in (".pyx", ".py", ".c", ".cpp", ".cc", ".cxx"):
-            if os.path.isfile(os.path.join(place, name + suffix)):
-                return os.path.join(place, name + suffix)
-    kept = os.path.join(directory, SOURCES, name)
-    return kept if os.path.isdir(kept) else None
-
-
-def remedy_for(plugin: str, path: str, record: Optional[dict[str, Any]]) -> str:
-    """The command that builds a plugin again, for the interpreter that runs this."""
-    directory = os.path.dirname(_whole(os.path.abspath(path)))
-    if source_of(path, record) is not None:
-        return python_command("rebuild", directory)
-    source = os.path.basename(str((record or {}).get("source") or f"{plugin}.py"))
-    return f"{python_command('build', source, '-o', directory)} (its source is not beside it)"
 
 
 # The checks
@@ -185,9 +123,11 @@ class _Check:
             ) from None
         except (struct.error, IndexError, UnicodeError, RecursionError):
             raise self.error(
-                TruncatedFile, "is damaged", "its headers point outside of it",
+                TruncatedFile,
+                "is damaged",
+                "its headers point outside of it",
                 "a plugin must be whole",
-            ) from None  # fmt: skip
+            ) from None
         except OSError as error:
             raise PluginError(self.plugin, f"{self.path}: {error.strerror}") from error
         return kind
@@ -234,14 +174,16 @@ class _Check:
             raise self.error(
                 FreeThreadedBuild,
                 f"was compiled for a {_threads(bool(built.get('free_threaded')))} Python",
-                described, now,
-            )  # fmt: skip
+                described,
+                now,
+            )
         if bool(built.get("debug")) != here["debug"]:
             raise self.error(
                 DebugBuild,
                 f"was compiled for a {_build(bool(built.get('debug')))} build of Python",
-                described, now,
-            )  # fmt: skip
+                described,
+                now,
+            )
         if tag == here["abi_tag"]:
             return
         platforms = [each.partition("-")[2].partition("-")[2] for each in (tag, here["abi_tag"])]
@@ -286,14 +228,14 @@ class _Check:
             raise self.error(LibcTooOld, "needs a newer glibc", f"glibc {least} or newer", here)
 
     def check_libraries(self, elf: ELF) -> None:
-        missing = [each for each in elf.needed if not _is_there(each, elf)]
+        missing = [each for each in elf.needed if not is_there(each, elf)]
         if missing:
             names = " and ".join(missing)
             raise LibraryMissing(
                 self.plugin,
                 f"{self.path} needs shared libraries that are not there",
                 f"it is linked with {names}",
-                f"not found in {', '.join(_library_directories(elf))} or ld.so.cache",
+                f"not found in {', '.join(library_directories(elf))} or ld.so.cache",
                 f"installing the package with {names}, or LD_LIBRARY_PATH=DIR",
             )
 
@@ -310,9 +252,11 @@ class _Check:
         others = sorted(name[len("PyInit_") :] for name in symbols if name.startswith("PyInit_"))
         held = f"it is the module {', '.join(others)}" if others else "it is some other library"
         raise self.error(
-            NotAPlugin, "is no plugin of this name", held,
+            NotAPlugin,
+            "is no plugin of this name",
+            held,
             f"a plugin exports {init} or {NATIVE_SYMBOL}",
-        )  # fmt: skip
+        )
 
 
 def _build(debug: bool) -> str:
@@ -325,101 +269,6 @@ def _threads(free: bool) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
-
-
-# Shared libraries
-
-
-def _library_directories(elf: ELF) -> list[str]:
-    directories = [*elf.search_path, *os.environ.get("LD_LIBRARY_PATH", "").split(":")]
-    for pattern in ("/lib/ld-musl-*.so.1", "/etc/ld-musl-*.path"):
-        for path in glob.glob(pattern):
-            if path.endswith(".path"):
-                with open(path) as file:
-                    directories += re.split(r"[:\n]", file.read())
-    triplet = sysconfig.get_config_var("MULTIARCH")
-    if triplet:
-        directories += [f"/lib/{triplet}", f"/usr/lib/{triplet}"]
-    directories += ["/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"]
-    return list(dict.fromkeys(each for each in directories if each))
-
-
-@functools.lru_cache(maxsize=1)
-def _linker_cache() -> bytes:
-    try:
-        with open("/etc/ld.so.cache", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
-
-
-def _is_there(library: str, elf: ELF) -> bool:
-    """Whether the dynamic linker would find `library`, as ld.so(8) says that it looks."""
-    if "/" in library:
-        return os.path.exists(library)
-    if any(os.path.exists(os.path.join(each, library)) for each in _library_directories(elf)):
-        return True
-    # The cache is a table of names and paths; a name may be the end of its path.
-    if any(before + os.fsencode(library) + b"\0" in _linker_cache() for before in (b"\0", b"/")):
-        return True
-    try:
-        with open("/proc/self/maps") as maps:  # loaded already: the linker takes that one
-            return any(line.rstrip().endswith("/" + library) for line in maps)
-    except OSError:
-        return True
-
-
-# A plugin's files
-
-
-def choose(plugin: str, objects: Iterable[str], sources: Iterable[str]) -> str:
-    """The file to load a plugin from, out of those that are it.
-
-    A compiled plugin may lie beside the source that it was compiled from.
-
-    :param objects: its compiled files that this interpreter could load.
-    :param sources: its ``.py`` files and package directories.
-    :raises SeveralFiles: when they are more than one plugin.
-    """
-    objects, sources = list(objects), list(sources)
-    if len(objects) + len(sources) == 1:
-        return (objects or sources)[0]
-    if len(objects) == 1 and len(sources) == 1:
-        record = read_record(objects[0])
-        source = source_of(objects[0], record) if record is not None else None
-        beside = _whole(sources[0])
-        if source is not None and os.path.samefile(source, beside):
-            return objects[0]
-    entries = " and ".join(sorted(os.path.basename(_whole(each)) for each in [*objects, *sources]))
-    raise SeveralFiles(
-        plugin, f"{entries} are both this plugin", "one of them would hide the other",
-        "a plugin has one file", "removing or renaming one",
-    )  # fmt: skip
-
-
-def _whole(path: str) -> str:
-    """The file, or the package directory whose ``__init__`` it is."""
-    entry = os.path.basename(path)
-    return os.path.dirname(path) if entry.startswith("__init__.") else path
-
-
-def check_source(plugin: str, path: str) -> None:
-    """Compares a compiled file with its source, if that is in the plugins directory too.
-
-    :raises SourceChanged: when it was compiled from another one.
-    """
-    record = read_record(path)
-    source = source_of(path, record) if record is not None else None
-    if record is None or source is None:
-        return
-    there = source_hash(source)
-    if record.get("source_hash") != there:
-        raise SourceChanged(
-            plugin, f"{path} was compiled from another {os.path.basename(source)}",
-            f"its source had the SHA-256 {str(record.get('source_hash'))[:12]}…",
-            f"the one beside it has {there[:12]}…",
-            remedy_for(plugin, path, record),
-        )  # fmt: skip
 
 
 # The core
@@ -440,7 +289,9 @@ def core_mismatch(directory: str) -> CoreMismatch:
     )
     python = shlex.quote(sys.executable)
     return CoreMismatch(
-        "kongps", f"kongps {__version__}", ", ".join(tags) or "none: it is not built",
+        "kongps",
+        f"kongps {__version__}",
+        ", ".join(tags) or "none: it is not built",
         readable(here),
         f"{python} -m pip install --force-reinstall . (in a checkout of kongps)",
-    )  # fmt: skip
+    )

@@ -15,11 +15,22 @@ import sys
 import sysconfig
 from typing import Any
 
-__all__ = ["facts", "libc", "readable"]
+__all__ = ["BUILT_FOR", "facts", "libc", "readable"]
+
+# What a module is built for; the other facts are how to compile one.
+BUILT_FOR = (
+    "python",
+    "implementation",
+    "abi_tag",
+    "debug",
+    "free_threaded",
+    "machine",
+    "libc",
+)
 
 
 def libc() -> str:
-    """The C library of this process, with its version where it tells: ``glibc 2.36``, ``musl``."""
+    """The C library of this process, with its version if it has one: ``glibc 2.36``, ``musl``."""
     try:
         name = os.confstr("CS_GNU_LIBC_VERSION")
     except (AttributeError, OSError, ValueError):
@@ -30,11 +41,7 @@ def libc() -> str:
 
 
 def facts() -> dict[str, Any]:
-    """What there is to know of the interpreter that runs this.
-
-    ``python``, ``implementation``, ``abi_tag``, ``debug``, ``free_threaded``, ``machine`` and
-    ``libc`` are what a module is built for; the rest is how to compile one.
-    """
+    """The facts of the interpreter that runs this."""
     config = sysconfig.get_config_var
     return {
         "python": platform.python_version(),

@@ -1,7 +1,7 @@
 """Native plugins: shared libraries with the C interface of ``include/kongps/plugin.h``.
 
 A library is opened through cffi in ABI mode, so that no compiler is needed; its table is read and
-checked here, once. What runs for each event is :class:`kongps.core.native.NativeHandler`.
+checked here, once. What runs for each event is :class:`kongps.core.runners.native.NativeHandler`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,12 @@ from kongps.errors import (
     PluginAPITooNew,
     PluginAPITooOld,
     PluginError,
-    SchemaError,
 )
 from kongps.pdk import functions as _functions  # noqa: F401  (registers the table of functions)
 from kongps.pdk.log import log_arguments
 from kongps.phases import PHASE_NAMES
-from kongps.plugins.plugin import Placed, Plugin, bare_pdk
-from kongps.plugins.schema import own_schema
 
-__all__ = ["CDEF", "load"]
+__all__ = ["CDEF", "NativeInstance", "NativeLibrary"]
 
 # The part of plugin.h that a plugin's table is made of; test_native_plugins compares the two.
 CDEF = """
@@ -66,32 +63,33 @@ _ffi.cdef(CDEF + f"extern kongps_plugin_table {NATIVE_SYMBOL};")
 _open: dict[tuple[Any, ...], Any] = {}
 
 
-def load(name: str, path: str) -> Plugin:
-    """Loads a native plugin, whose file has been checked.
+class NativeLibrary:
+    """The table of a native plugin, whose file has been checked.
+
+    :ivar version: the plugin's version.
+    :ivar priority: the plugin's priority.
+    :ivar phases: the phases that it has handlers for.
+    :ivar schema: its schema as it is written in the table, decoded.
 
     :param name: the plugin's name.
     :param path: the library.
     :raises PluginError: when it cannot be opened or its table is not a plugin's.
     """
-    table = _table(name, path)
-    phases = _phases(name, path, table)
-    schema = _schema(name, path, table)
 
-    def make(config: dict[str, Any]) -> _Instance:
-        return _Instance(table, phases, config)
+    def __init__(self, name: str, path: str) -> None:
+        self._table = _table(name, path)
+        self.version = _text(self._table.version) or "0.0.0"
+        self.priority: int = self._table.priority
+        self.phases = _phases(name, path, self._table)
+        self.schema = _schema(name, path, self._table)
 
-    return Plugin(
-        name,
-        version=_text(table.version) or "0.0.0",
-        priority=table.priority,
-        schema=schema,
-        make=make,
-        handlers={phase: phase for phase in phases},
-        pdk=bare_pdk,
-        place=lambda: Placed("inline", "it is a native plugin"),
-        path=path,
-        modified=os.stat(path).st_mtime,
-    )
+    def new_instance(self, config: dict[str, Any]) -> NativeInstance:
+        """Makes an instance for one configuration.
+
+        :raises ConfigError: for text in it that is not UTF-8.
+        :raises NativeError: when the plugin's own function fails.
+        """
+        return NativeInstance(self._table, self.phases, config)
 
 
 def _table(name: str, path: str) -> Any:
@@ -111,9 +109,12 @@ def _table(name: str, path: str) -> Any:
     if table.api > PLUGIN_API or table.api < OLDEST_PLUGIN_API:
         kind = PluginAPITooNew if table.api > PLUGIN_API else PluginAPITooOld
         raise kind(
-            name, f"{path} uses another plugin API", f"plugin API {table.api}",
-            f"plugin API {PLUGIN_API}", "building it again with this kongps/plugin.h",
-        )  # fmt: skip
+            name,
+            f"{path} uses another plugin API",
+            f"plugin API {table.api}",
+            f"plugin API {PLUGIN_API}",
+            "building it again with this kongps/plugin.h",
+        )
     if table.size < _ffi.sizeof("kongps_plugin_table"):
         raise PluginError(
             name,
@@ -129,7 +130,7 @@ def _text(pointer: Any) -> str:
 
 
 def _phases(name: str, path: str, table: Any) -> list[str]:
-    """The phases of its handlers; the bits and the handlers have to say the same."""
+    """The phases of its handlers; the bits and the handlers must agree."""
     phases = []
     for number, phase in enumerate(PHASE_NAMES):
         named = bool(table.phases & (1 << number))
@@ -147,24 +148,24 @@ def _phases(name: str, path: str, table: Any) -> list[str]:
         if there:
             phases.append(phase)
     if table.phases >> len(PHASE_NAMES):
-        raise PluginError(name, f"{path}: its phases {table.phases:#x} name some that Kong has not")
+        raise PluginError(
+            name, f"{path}: its phases {table.phases:#x} name some that Kong does not have"
+        )
     if not phases:
         raise PluginError(name, f"{path}: it has no handler")
     return phases
 
 
-def _schema(name: str, path: str, table: Any) -> dict[str, Any]:
+def _schema(name: str, path: str, table: Any) -> Any:
     if table.schema == _ffi.NULL:
-        raise PluginError(name, f'{path}: its schema is NULL; for no configuration, say "[]"')
+        raise PluginError(name, f'{path}: its schema is NULL; for no configuration, write "[]"')
     try:
-        return own_schema(name, json.loads(_ffi.string(table.schema)))
-    except SchemaError as error:
-        raise PluginError(name, f"{path}: {error}") from None
+        return json.loads(_ffi.string(table.schema))
     except (ValueError, RecursionError) as error:
-        raise PluginError(name, f"{path}: its schema is no JSON: {error}") from None
+        raise PluginError(name, f"{path}: its schema is not JSON: {error}") from None
 
 
-class _Instance:
+class NativeInstance:
     """An instance of a native plugin, with a handler for each of its phases as attribute."""
 
     def __init__(self, table: Any, phases: list[str], config: dict[str, Any]) -> None:
@@ -191,7 +192,7 @@ class _Instance:
         return instance[0]
 
     def close(self) -> None:
-        """Has the plugin give up the instance, once."""
+        """Calls the plugin's ``close_instance``, once."""
         pointer, self._pointer = self._pointer, None
         if pointer is not None and self._table.close_instance != _ffi.NULL:
             self._table.close_instance(pointer)

@@ -38,6 +38,7 @@ from kongps.plugins.plugin import (
     HOOKS,
     Placed,
     Plugin,
+    bare_pdk,
     lua_style_pdk,
     python_style_pdk,
     typed_pdk,
@@ -46,7 +47,7 @@ from kongps.plugins.runs_in import place
 from kongps.plugins.schema import assemble, own_schema
 from kongps.settings import ON_ERROR
 
-__all__ = ["DEFAULT_VERSION", "EXPECTED", "find"]
+__all__ = ["DEFAULT_VERSION", "EXPECTED", "Source", "find", "native_plugin"]
 
 # Kong 3 does not load a plugin without a version.
 DEFAULT_VERSION = "0.0.0"
@@ -467,6 +468,32 @@ def _structure_plugin(
         handlers=handlers,
         coroutines=_coroutines(cls, handlers),
         pdk=typed_pdk,
+    )
+
+
+def native_plugin(source: Source) -> Plugin:
+    """The plugin of a native library, whose file has been checked.
+
+    :raises PluginError: when it cannot be opened or its table is not a plugin's.
+    """
+    from kongps.compiled.native import NativeLibrary
+
+    library = NativeLibrary(source.name, source.path)
+    try:
+        schema = own_schema(source.name, library.schema)
+    except SchemaError as error:
+        raise source.error(str(error)) from None
+    return Plugin(
+        source.name,
+        version=library.version,
+        priority=library.priority,
+        schema=schema,
+        make=library.new_instance,
+        handlers={phase: phase for phase in library.phases},
+        pdk=bare_pdk,
+        place=lambda: Placed("inline", "it is a native plugin"),
+        path=source.path,
+        modified=source.modified,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from kongps.core.dispatch.dispatcher import Instance
 from kongps.core.report import report
 from kongps.errors import ConfigError, KongpsError
-from kongps.plugins.loader import shown_name, valid_name
+from kongps.plugin_names import shown_name, valid_name
 from kongps.plugins.plugin import missing_plugin
 from kongps.server.configs import ConfigMemory, config_bytes, decode_config, sendable
 from kongps.server.hooks import Hooks
