@@ -40,7 +40,7 @@ class LoopLike(Protocol):
     """What of a :class:`kongps.core.io.loop.Loop` is needed."""
 
     @property
-    def turn(self) -> LoopLock: ...
+    def lock(self) -> LoopLock: ...
     def call_soon_threadsafe(self, callback: Callable[[], object]) -> None: ...
 
 
@@ -63,7 +63,7 @@ class Placement:
         self._mode = settings.handlers
         self._most_threads = settings.handler_threads
         self._timeout = settings.handler_timeout or forever
-        self.inline = InlineRunner()
+        self.inline = InlineRunner(None if loop is None else self._submit)
         self.watchdog = Watchdog(
             self.inline.watched(),
             settings.block_threshold or forever,
@@ -82,7 +82,7 @@ class Placement:
         if self._threads is None:
             assert self._loop is not None
             self._threads = ThreadRunner(
-                self._loop.call_soon_threadsafe, self._loop.turn, self._most_threads
+                self._loop.call_soon_threadsafe, self._loop.lock, self._most_threads
             )
         return self._threads
 
@@ -93,7 +93,7 @@ class Placement:
             from kongps.core.runners.asyncio import AsyncRunner
 
             assert self._loop is not None
-            self._asyncio = AsyncRunner(self._loop.call_soon_threadsafe, self._loop.turn)
+            self._asyncio = AsyncRunner(self._loop.call_soon_threadsafe, self._loop.lock)
         return self._asyncio
 
     # --- where something runs --------------------------------------------------------------------
@@ -158,6 +158,10 @@ class Placement:
             done(None, error)
         else:
             done(value, None)
+
+    def _submit(self, *job: Any) -> None:
+        """Runs something of the server's own in a thread, as ``ThreadRunner.submit`` does."""
+        self.threads.submit(*job)
 
     def construct(self, plugin: Plugin, config: dict[str, Any]) -> dict[str, Callable[..., Any]]:
         """Makes a plugin's object for one configuration, as ``Plugin.new`` does."""

@@ -161,14 +161,14 @@ class Session(Protocol):
 class Calls:
     """Has this thread call what handlers in other threads ask for, as a server's loop would.
 
-    :ivar turn: never lent: everything is called here.
+    :ivar lock: never shared: everything is called here.
     """
 
     def __init__(self) -> None:
         self._waiting: SimpleQueue[Callable[[], object]] = SimpleQueue()
 
     @functools.cached_property
-    def turn(self) -> LoopLock:
+    def lock(self) -> LoopLock:
         from kongps.core.io.loop_lock import LoopLock
 
         return LoopLock()

@@ -235,7 +235,7 @@ def test_c_code_that_keeps_pythons_lock_for_ever_ends_the_process(
 def test_c_code_that_keeps_pythons_lock_for_a_while_is_told_of(
     plugins: Path, short_path: Path
 ) -> None:
-    write(plugins, "stuck", stuck())
+    write(plugins, "stuck", stuck("blocking = False"))
     with serving(plugins, short_path / "k.sock") as server:
         client = Client(server)
         assert not failed(client.event(client.start("stuck", how("lock", seconds=0.3))))

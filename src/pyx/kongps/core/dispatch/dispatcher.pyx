@@ -684,6 +684,7 @@ cdef class Dispatcher:
                 event.overdue("the start() of its instance")
             else:
                 event.overdue(event.runner.give_up(event))
+                event.runner.abandon(event)
             event.protocol.send()
         return len(late)
 

@@ -44,7 +44,7 @@ cdef class Loop:
     cdef list timers              # a heap
     cdef long timers_made
     cdef object calls             # collections.deque, filled by other threads too
-    cdef readonly LoopLock turn
+    cdef readonly LoopLock lock
     cdef Waker waker
     cdef bint asleep              # or about to be, having looked for calls
     cdef bint stopping

@@ -169,7 +169,7 @@ cdef class Loop:
         self.orphans = []
         self.timers = []
         self.calls = deque()
-        self.turn = LoopLock()
+        self.lock = LoopLock()
         self.waker = Waker()
         self.epoll_fd = open_epoll()
         control(self.epoll_fd, EPOLL_CTL_ADD, self.waker.read_fd, <PyObject*>self.waker)
@@ -334,14 +334,14 @@ cdef class Loop:
                 os._exit(1)  # a child process came here from a handler that forked
             self.asleep = True
             timeout = self.timeout()
-            self.turn.give_back()
+            self.lock.leave()
             before = coarse_monotonic()
             with nogil:
                 count = epoll_wait(self.epoll_fd, events, EVENTS_AT_ONCE, timeout)
                 if count < 0:
                     error = errno
                 now = coarse_monotonic()
-            self.turn.take()
+            self.lock.enter()
             self.asleep = False
             # What there is without a wait may have come at any time since the last look.
             self.arrived = self.woke if now - before < NO_WAIT else now

@@ -15,7 +15,7 @@ cdef extern from *:
 
 
 def give_back_memory():
-    """Has the C library return whole free pages to the system, also between those in use.
+    """Asks the C library to return whole free pages to the system, also between those in use.
 
     By itself it returns only what lies behind the last block in use, so that a process would stay
     as large as it ever was. What it keeps for each thread is returned too. Other threads run

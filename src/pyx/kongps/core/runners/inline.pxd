@@ -5,7 +5,7 @@ from kongps.core.runners.greenlet cimport greenlet
 from kongps.core.runners.watchdog cimport Visits
 
 
-cdef class Worker:
+cdef class HandlerGreenlet:
     """A greenlet that runs one handler after another."""
     cdef greenlet greenlet
     cdef InlineRunner runner
@@ -14,8 +14,10 @@ cdef class Worker:
 
 cdef class InlineRunner(Runner):
     cdef greenlet loop            # the greenlet that dispatches
-    cdef list idle                # workers without an event
+    cdef list idle                # HandlerGreenlets without an event
     cdef Visits visits
+    cdef object submit            # runs something in a thread; None: there are none
 
-    cdef int switch_to(self, Event event) except -1
-    cdef int give_back(self, Worker worker) except -1
+    cdef int switch_to(self, Event event, bint to_end) except -1
+    cdef int give_back(self, HandlerGreenlet one) except -1
+    cdef int read_body(self, Event event) except -1

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kongps.core.dispatch.dispatcher import Runner
 from kongps.core.runners.watchdog import Visits
@@ -7,5 +7,6 @@ from kongps.core.runners.watchdog import Visits
 _T = TypeVar("_T")
 
 class InlineRunner(Runner):
+    def __init__(self, submit: Callable[..., Any] | None = None) -> None: ...
     def visit(self, what: object, function: Callable[[], _T]) -> _T: ...
     def watched(self) -> Visits: ...

@@ -4,33 +4,40 @@ A PDK call asks Kong and switches to the loop's greenlet; the step that brings t
 switches back. Greenlets are kept and used again: starting one costs more than a switch.
 """
 
+from functools import partial
+
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from kongps.core.dispatch.dispatcher cimport OVER, RUNNING, WAITING, Event, Runner, CachedAnswer, must_have_run
-from kongps.core.wire.function cimport Function
+from kongps.core.dispatch.dispatcher cimport (
+    AWAY, OVER, RUNNING, WAITING, CachedAnswer, Event, Runner, must_have_run,
+)
 from kongps.core.runners.greenlet cimport (
     PyGreenlet_GetCurrent, PyGreenlet_Import, PyGreenlet_New, PyGreenlet_Switch,
     PyGreenlet_Throw, greenlet,
 )
 from kongps.core.runners.thread_locals cimport swap_thread_locals
 from kongps.core.runners.watchdog cimport Visits
+from kongps.core.wire.function cimport Function
 
 from greenlet import GreenletExit
 
 from kongps.core.dispatch.dispatcher import HandlerExit
+from kongps.core.wire.body_file import BodyFile
 from kongps.errors import PDKError
 
 PyGreenlet_Import()
 
 cdef enum:
-    # Workers kept for the next event. Each holds a greenlet and what is left of its C stack,
-    # about 2 KB; a burst of more events than this makes and drops greenlets.
-    MOST_IDLE_WORKERS = 256
+    # Greenlets kept for the next event. Each holds what is left of its C stack, about 2 KB;
+    # a burst of more events than this makes and drops greenlets.
+    MOST_IDLE = 256
+
+cdef type BODY_FILE = BodyFile
 
 
-cdef class Worker:
+cdef class HandlerGreenlet:
     """A greenlet that runs one handler after another."""
 
     def __call__(self):
@@ -38,7 +45,7 @@ cdef class Worker:
         cdef object context
         while True:
             while self.event is None:
-                self.runner.give_back(self)  # woken by somebody else
+                self.runner.give_back(self)  # plugin code has woken it
             event = self.event
             context = PyContext_New()  # context variables are the event's own
             try:
@@ -48,33 +55,38 @@ cdef class Worker:
                 finally:
                     PyContext_Exit(context)
                 event.returned()
-            except GreenletExit as error:
-                if event.state == WAITING:  # the greenlet is thrown away; it must end
-                    event.dispatcher.forget_event(event)
-                    return
-                event.raised(error)
             except BaseException as error:
+                if event.state == AWAY:
+                    event.take_back()  # thrown into it while a body is read
+                elif event.state == WAITING and isinstance(error, GreenletExit):
+                    event.dispatcher.forget_event(event)
+                    return  # the greenlet is thrown away; it must end
                 event.raised(error)
             event.task = None
             event = self.event = None
             context = None
-            if len(self.runner.idle) >= MOST_IDLE_WORKERS:
+            if len(self.runner.idle) >= MOST_IDLE:
                 return
             self.runner.idle.append(self)
             self.runner.give_back(self)
 
 
 cdef class InlineRunner(Runner):
-    """Runs handlers in greenlets on the thread that dispatches."""
+    """Runs handlers in greenlets on the thread that dispatches.
 
-    def __init__(self):
+    :param submit: runs something in a thread of a pool, as ``ThreadRunner.submit`` does: a request's
+        body that Kong has left in a file is read there. None: on this thread.
+    """
+
+    def __init__(self, submit=None):
         self.idle = []
         self.visits = Visits()
+        self.submit = submit
 
     def visit(self, what, function):
         """Calls plugin code that is no handler, such as a constructor, where handlers run.
 
-        :param what: what it is; a watchdog hands it on.
+        :param what: what it is, for the watchdog.
         :param function: called without arguments.
         :returns: what it returns.
         """
@@ -88,29 +100,32 @@ cdef class InlineRunner(Runner):
             self.visits.hook = None
 
     def watched(self):
-        """:returns: what a :class:`kongps.core.watchdog.Watchdog` watches."""
+        """:returns: what a :class:`kongps.core.runners.watchdog.Watchdog` watches."""
         return self.visits
 
     cdef int start(self, Event event) except -1:
-        cdef Worker worker
+        cdef HandlerGreenlet one
         if self.visits.thread != PyThread_get_thread_ident():
             self.idle = []  # a greenlet belongs to its thread
         if self.idle:
-            worker = <Worker?>self.idle.pop()
+            one = <HandlerGreenlet?>self.idle.pop()
         else:
-            worker = Worker()
-            worker.runner = self
-            worker.greenlet = PyGreenlet_New(worker, NULL)
-        worker.event = event
-        event.task = worker
-        return self.switch_to(event)
+            one = HandlerGreenlet()
+            one.runner = self
+            one.greenlet = PyGreenlet_New(one, NULL)
+        one.event = event
+        event.task = one
+        return self.switch_to(event, False)
 
     cdef int resume(self, Event event) except -1:
-        return self.switch_to(event)
+        if type(event.value) is BODY_FILE and self.submit is not None:
+            return self.read_body(event)
+        return self.switch_to(event, False)
 
-    cdef int switch_to(self, Event event) except -1:
+    cdef int switch_to(self, Event event, bint to_end) except -1:
+        """Switches to an event's greenlet; to end its handler, with `to_end`."""
         cdef Event outer = self.visits.event
-        cdef Worker worker = <Worker?>event.task
+        cdef HandlerGreenlet one = <HandlerGreenlet?>event.task
         cdef PyObject* locals = swap_thread_locals(event.locals)
         event.locals = NULL
         self.loop = PyGreenlet_GetCurrent()
@@ -118,33 +133,36 @@ cdef class InlineRunner(Runner):
         self.visits.event = event
         self.visits.enter()
         try:
-            PyGreenlet_Switch(worker.greenlet, NULL, NULL)
+            if to_end:
+                PyGreenlet_Throw(one.greenlet, HandlerExit, "abandoned by Kong", NULL)
+            else:
+                PyGreenlet_Switch(one.greenlet, NULL, NULL)
         finally:
             self.visits.event = outer
             event.locals = swap_thread_locals(locals)
             self.visits.leave(event)
-            if event.task is None and event.locals != NULL:
+            if (to_end or event.task is None) and event.locals != NULL:
                 event.drop_locals()
         return 0
 
-    cdef int give_back(self, Worker worker) except -1:
-        """Switches from a worker that has nothing to do to whoever runs: the loop, usually.
+    cdef int give_back(self, HandlerGreenlet one) except -1:
+        """Switches from a greenlet that has nothing to do to whoever runs: the loop, usually.
 
-        Code of a plugin that knows greenlets may have woken the worker in the middle of another
-        event's handler; that one goes on then.
+        Plugin code that knows greenlets may have woken this one in the middle of another event's
+        handler; that one goes on then.
         """
         cdef Event current = self.visits.event
         if current is not None and current.state == RUNNING and current.task is not None and (
-            current.task is not worker
+            current.task is not one
         ):
-            PyGreenlet_Switch((<Worker?>current.task).greenlet, NULL, NULL)
+            PyGreenlet_Switch((<HandlerGreenlet?>current.task).greenlet, NULL, NULL)
         else:
             PyGreenlet_Switch(self.loop, NULL, NULL)
         return 0
 
     cdef object call(self, Event event, Function function, tuple args):
         cdef object value
-        cdef Worker worker
+        cdef HandlerGreenlet one
         cdef CachedAnswer told
         if event is not self.visits.event or PyThread_get_thread_ident() != self.visits.thread:
             raise PDKError(
@@ -152,8 +170,8 @@ cdef class InlineRunner(Runner):
                 "called from outside the handler of its event: the event is over, or this is "
                 "another thread or another event's handler",
             )
-        worker = <Worker?>event.task
-        if PyGreenlet_GetCurrent() is not worker.greenlet:
+        one = <HandlerGreenlet?>event.task
+        if PyGreenlet_GetCurrent() is not one.greenlet:
             raise PDKError(
                 function.name, "called from a greenlet that the handler has made; call it from "
                 "the handler itself",
@@ -168,33 +186,47 @@ cdef class InlineRunner(Runner):
         if event.state == RUNNING:
             return None  # without a result, and not waited for
         PyGreenlet_Switch(self.loop, NULL, NULL)
-        while event.state == WAITING:
-            self.give_back(worker)  # woken by somebody else
+        while event.state == WAITING or event.state == AWAY:
+            self.give_back(one)  # plugin code has woken it
         value = event.value
         event.value = None
         if event.failed:
             raise PDKError(function.name, str(value))
+        if type(value) is BODY_FILE:
+            return value.read(function.name)  # there are no threads
         if function.asked_once:
             event.remember(function, args, value)
         return value
 
     cdef int abandon(self, Event event) except -1:
-        cdef Event outer = self.visits.event
-        cdef PyObject* locals
         if event.task is None:
             return 0  # it waits for its instance to start
-        locals = swap_thread_locals(event.locals)
-        event.locals = NULL
-        self.loop = PyGreenlet_GetCurrent()
-        self.visits.event = event
-        self.visits.enter()
-        try:
-            PyGreenlet_Throw(
-                (<Worker?>event.task).greenlet, HandlerExit, "abandoned by Kong", NULL
-            )
-        finally:
-            self.visits.event = outer
-            event.locals = swap_thread_locals(locals)
-            self.visits.leave(event)
-            event.drop_locals()
+        return self.switch_to(event, True)
+
+    # --- a request's body that Kong has left in a file -------------------------------------------
+
+    cdef int read_body(self, Event event) except -1:
+        """Reads the body in a thread: it may be large, or the disk slow. The event waits."""
+        cdef object body = event.value
+        event.value = None
+        event.hold()
+        self.submit(
+            partial(body.read, "kong.request.get_raw_body"), partial(self._body_read, event),
+            f"reading the request's body for {event.describe()}", event.instance.plugin.path,
+        )
         return 0
+
+    def _body_read(self, Event event not None, value, error):
+        """Gives the handler the body. On the loop's thread."""
+        if event.state != AWAY:
+            return  # given up, or Kong has left
+        event.take_back()
+        event.failed = error is not None
+        event.value = value
+        if error is not None:
+            event.value = error.reason if isinstance(error, PDKError) else repr(error)
+        event.dispatcher.run(event, False)
+        event.protocol.send()
+
+    cdef object give_up(self, Event event):
+        return None if event.task is None else "reading the request's body from Kong's file"

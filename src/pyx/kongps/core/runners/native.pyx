@@ -18,7 +18,6 @@ from libc.string cimport memset, strlen
 from kongps.core.dispatch.dispatcher cimport Event, Namespace
 from kongps.core.wire.function cimport find_function
 
-from kongps.core.wire.body_file import BodyFile
 from kongps.errors import NativeError
 
 cdef extern from "Python.h":
@@ -165,8 +164,6 @@ cdef class NativeEvent:
             if name.startswith("kong.log"):
                 args = log_arguments(name, args)
             value = event.runner.call(event, find_function(name), args)
-            if type(value) is BodyFile:
-                value = value.read(name)
             if result != NULL:
                 self.give(value, result)
             return KONGPS_OK

@@ -5,6 +5,6 @@ from kongps.core.io.loop_lock import LoopLock
 
 class OffLoopRunner(Runner):
     def __init__(
-        self, call_soon: Callable[[Callable[[], object]], object], turn: LoopLock
+        self, call_soon: Callable[[Callable[[], object]], object], lock: LoopLock
     ) -> None: ...
     def after_fork(self) -> None: ...

@@ -1,9 +1,9 @@
-"""Handlers that run elsewhere than on the loop's thread; see ``away_runner.pxd``.
+"""Handlers that run elsewhere than on the loop's thread; see ``off_loop.pxd``.
 
-All that belongs to an event is changed by who has the loop's turn: its thread, or one that borrows
-it while the loop sleeps. A handler elsewhere *says* what it wants, a PDK call or its end, and
-sleeps; the loop *hears* it, does for it what an inline handler would have done itself, and
-*answers* when Kong has. While the loop sleeps, the handler's own thread hears what it says.
+All that belongs to an event is changed by whoever has the loop's lock: its thread, or one that
+takes the lock while the loop sleeps. A handler elsewhere *posts* what it wants, a PDK call or its
+end, and sleeps; the loop *receives* it, does for it what an inline handler would have done itself,
+and *answers* when Kong has. While the loop sleeps, the handler's own thread receives what it posts.
 """
 
 from collections import deque
@@ -12,8 +12,8 @@ from logging import ERROR
 from posix.unistd cimport _exit
 
 from kongps.core.dispatch.dispatcher cimport AWAY, OVER, RUNNING, WAITING, Event, Runner
-from kongps.core.wire.function cimport Function
 from kongps.core.io.loop_lock cimport LoopLock
+from kongps.core.wire.function cimport Function
 
 from kongps.core.dispatch.dispatcher import HandlerExit
 from kongps.core.report import report
@@ -21,16 +21,16 @@ from kongps.errors import PDKError
 
 
 cdef class HandlerTask:
-    """A handler under way elsewhere: what it says to the loop, and what it hears."""
+    """A handler that runs elsewhere: what it posts to the loop, and the answer it gets."""
 
     cdef object result(self):
         """What the handler's PDK call comes to."""
         cdef object value = self.value
         cdef Function function = self.function
         self.value = self.function = self.args = None
-        if self.outcome == GIVEN:
+        if self.outcome == ANSWERED:
             return value
-        if self.outcome == OVER_NOW:
+        if self.outcome == ENDS:
             raise HandlerExit(function.name)
         if self.outcome == FAILED:
             raise PDKError(function.name, str(value))
@@ -40,125 +40,129 @@ cdef class HandlerTask:
 cdef class OffLoopRunner(Runner):
     """The base of those that run handlers elsewhere than on the loop's thread.
 
-    :param call_soon: has the loop's thread call something soon, from any thread; such as
+    :param call_soon: makes the loop's thread call something soon, from any thread; such as
         ``Loop.call_soon_threadsafe``.
-    :param turn: the loop's turn.
+    :param lock: the loop's.
     """
 
-    def __init__(self, call_soon, LoopLock turn not None):
+    def __init__(self, call_soon, LoopLock lock not None):
         self.call_soon = call_soon
-        self.turn = turn
-        self.hear_all = self._hear_all
-        self.said = deque()
+        self.lock = lock
+        self.receive_all = self._receive_all
+        self.posted = deque()
 
-    cdef int say(self, HandlerTask handling) except -1:
-        """From anywhere: has the loop hear what `handling` says."""
+    cdef int post(self, HandlerTask task) except -1:
+        """Makes the loop receive what a handler wants. From any thread."""
         if self.forked:
             _exit(1)  # a handler has forked, and the child came here
-        if handling.said != RAISED and handling.event is not None and self.turn.borrow():
+        if task.message != RAISED and task.event is not None and self.lock.try_acquire():
             try:
-                self.hear_guarded(handling)
+                self.receive_guarded(task)
             finally:
-                self.turn.return_it()
+                self.lock.release()
             return 0
-        self.said.append(handling)
+        self.posted.append(task)
         if not self.due:
             self.due = True
-            self.call_soon(self.hear_all)
+            self.call_soon(self.receive_all)
         return 0
 
-    def _hear_all(self):
-        # What is said while this runs is heard too, or the loop is asked again.
+    def _receive_all(self):
+        # What is posted while this runs is received too, or the loop is asked again.
         self.due = False
-        while self.said:
-            self.hear_guarded(<HandlerTask?>self.said.popleft())
+        while self.posted:
+            self.receive_guarded(<HandlerTask?>self.posted.popleft())
 
     def after_fork(self):
-        """In a child process that a handler has forked: what it has to say ends the process."""
+        """In a child process that a handler has forked: what it posts ends the process."""
         self.forked = True
 
-    cdef int hear_guarded(self, HandlerTask handling) except -1:
-        # What a plugin hung into signals or logging may raise; other handlers wait to be heard.
+    cdef int receive_guarded(self, HandlerTask task) except -1:
+        # What a plugin put into signals or logging may raise; other handlers wait for their turn.
         try:
-            self.hear(handling)
+            self.receive(task)
         except BaseException as error:
-            report(ERROR, "a handler elsewhere could not be heard", error=error)
+            report(ERROR, "the call or the end of a handler was lost", error=error)
         return 0
 
-    cdef int hear(self, HandlerTask handling) except -1:
-        """In the loop's turn: does what a handler elsewhere wants."""
-        cdef Event event = handling.event
+    cdef int receive(self, HandlerTask task) except -1:
+        """With the loop's lock: does what a handler elsewhere wants."""
+        cdef Event event = task.event
         cdef bint given_up
         if event is None:
-            return self.ended(handling)  # it was no event's handler
-        given_up = event.task is not handling
-        if handling.said == CALLS:
-            if given_up or event.state != AWAY:
-                handling.outcome = OVER_NOW
-                return self.answer(handling)
-            event.take_back()
-            try:
-                event.ask(handling.function, handling.args)
-            except BaseException as error:
-                handling.outcome = REFUSED
-                handling.value = error
-            else:
-                handling.outcome = GIVEN
-            if event.state == OVER:
-                handling.outcome = OVER_NOW
-            handling.asked = event.state == WAITING
-            if not handling.asked:
-                if event.state == RUNNING:
-                    event.hold()
-                self.answer(handling)
-            return event.protocol.push()
+            return self.ended(task)  # it was no event's handler
+        if task.message == CALL:
+            return self.receive_call(task)
+        given_up = event.task is not task
         if not given_up:
             event.task = None
             if event.state == AWAY:
                 event.take_back()
-        if handling.said == RAISED:
-            event.raised(handling.value)
+        if task.message == RAISED:
+            event.raised(task.value)
         elif not given_up:
             event.returned()
         event.protocol.push()
-        handling.event = None
-        handling.value = None
-        return self.ended(handling)
+        task.event = None
+        task.value = None
+        return self.ended(task)
+
+    cdef int receive_call(self, HandlerTask task) except -1:
+        """With the loop's lock: asks Kong what a handler elsewhere wants to ask."""
+        cdef Event event = task.event
+        if event.task is not task or event.state != AWAY:  # given up, or over
+            task.outcome = ENDS
+            return self.answer(task)
+        event.take_back()
+        try:
+            event.ask(task.function, task.args)
+        except BaseException as error:
+            task.outcome = REFUSED
+            task.value = error
+        else:
+            task.outcome = ANSWERED
+        if event.state == OVER:
+            task.outcome = ENDS
+        task.asked = event.state == WAITING
+        if not task.asked:
+            if event.state == RUNNING:
+                event.hold()
+            self.answer(task)
+        return event.protocol.push()
 
     cdef int resume(self, Event event) except -1:
-        cdef HandlerTask handling = <HandlerTask?>event.task
-        handling.asked = False
-        handling.outcome = FAILED if event.failed else GIVEN
-        handling.value = event.value
+        cdef HandlerTask task = <HandlerTask?>event.task
+        task.asked = False
+        task.outcome = FAILED if event.failed else ANSWERED
+        task.value = event.value
         event.value = None
-        if not event.failed and handling.function.asked_once:
-            event.remember(handling.function, handling.args, handling.value)
+        if not event.failed and task.function.asked_once:
+            event.remember(task.function, task.args, task.value)
         event.hold()
-        return self.answer(handling)
+        return self.answer(task)
 
     cdef int abandon(self, Event event) except -1:
-        cdef HandlerTask handling = <HandlerTask?>event.task
-        if handling.asked:
-            handling.asked = False
-            handling.outcome = OVER_NOW
-            self.answer(handling)
-        return 0  # else it hears of it with its next call
+        cdef HandlerTask task = <HandlerTask?>event.task
+        if task.asked:
+            task.asked = False
+            task.outcome = ENDS
+            self.answer(task)
+        return 0  # else its next call ends it
 
-    cdef int answer(self, HandlerTask handling) except -1:
+    cdef int answer(self, HandlerTask task) except -1:
         """Wakes the handler: its PDK call has an outcome."""
         raise NotImplementedError
 
-    cdef int ended(self, HandlerTask handling) except -1:
+    cdef int ended(self, HandlerTask task) except -1:
         """The handler has ended, and its event knows."""
         return 0
 
-    cdef int work_done(self, HandlerTask handling) except -1:
-        """What ran was no event's handler: tells who waits for its end."""
-        cdef object done = handling.work[1]
-        value, handling.value = handling.value, None
-        what, handling.work = handling.work[2], None
+    cdef int work_done(self, HandlerTask task) except -1:
+        """What ran was no event's handler: calls what was to be called at its end."""
+        _, done, what, _ = task.work
+        value, task.value, task.work = task.value, None, None
         try:
-            if handling.said == RETURNED:
+            if task.message == RETURNED:
                 done(value, None)
             else:
                 done(None, value)

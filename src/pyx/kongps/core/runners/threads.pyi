@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from kongps.core.dispatch.dispatcher import Runner
 from kongps.core.io.loop_lock import LoopLock
 from kongps.core.runners.off_loop import OffLoopRunner
 
@@ -13,9 +12,8 @@ class ThreadRunner(OffLoopRunner):
     @property
     def threads(self) -> int: ...
     def __init__(
-        self, call_soon: Callable[[Callable[[], object]], object], turn: LoopLock, most: int = 64
+        self, call_soon: Callable[[Callable[[], object]], object], lock: LoopLock, most: int
     ) -> None: ...
-    def end_trial(self, plugin: str, phase: str) -> None: ...
     def submit(
         self,
         function: Callable[[], Any],
@@ -25,16 +23,3 @@ class ThreadRunner(OffLoopRunner):
     ) -> None: ...
     def end_late(self, limit: float) -> None: ...
     def stop(self) -> None: ...
-
-class TrialRunner(Runner):
-    def __init__(
-        self,
-        plugin: str,
-        phase: str,
-        inline: Runner,
-        threads: ThreadRunner,
-        most_inline: int,
-        needed: int,
-        threshold: float,
-        passed: Callable[[str, str], object],
-    ) -> None: ...

@@ -1,4 +1,4 @@
-"""Watches over plugin code on the loop's thread."""
+"""Watches plugin code on the loop's thread."""
 
 from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport uint64_t
@@ -11,7 +11,7 @@ cdef class Visits:
     cdef uint64_t number          # odd while plugin code has the thread
     cdef unsigned long thread     # the loop's
     cdef Event event              # whose handler has the thread,
-    cdef object hook              # or what else, as `InlineRunner.visit` was told
+    cdef object hook              # or what else, as `InlineRunner.visit` was called with
     cdef uint64_t suspect         # the visit that takes long, says the watchdog
     cdef object caught            # called when a suspect ends before the watchdog could look
     cdef bint interrupted         # an exception is on its way to the thread

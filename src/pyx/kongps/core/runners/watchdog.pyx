@@ -1,4 +1,4 @@
-"""Watches over plugin code on the loop's thread: it holds up every other request.
+"""Watches plugin code on the loop's thread, where it holds up every other request.
 
 A thread looks every few milliseconds, without Python's lock, at a number that is odd while plugin
 code has the loop's thread and changes whenever it gets or gives it back. The code that is watched
@@ -6,8 +6,8 @@ pays for it with two additions. What needs Python's lock a second thread does: c
 lock keeps that one waiting, but not the first.
 
 Code is not blamed for time in which it could not run: while Python looks for garbage, which takes
-long where a plugin keeps much in memory, or while the processor is somebody else's, which in
-a container may be for 100 ms at a time.
+long where a plugin keeps much in memory, or while others have the processor, which in a container
+may be for 100 ms at a time.
 """
 
 import contextlib
@@ -123,7 +123,7 @@ cdef class Visits:
 cdef class Watchdog:
     """Watches plugin code on the loop's thread.
 
-    Code that holds the thread for longer than ``threshold`` is told of, once each visit; time in
+    Code that holds the thread for longer than ``threshold`` is reported, once each visit; time in
     which it could not run does not count. After ``timeout`` it is interrupted by
     a :class:`HandlerTimeout`; if that does not help, as in C code that never returns, the process
     ends, so that whoever started it starts it again.
@@ -146,8 +146,8 @@ cdef class Watchdog:
     cdef double excused           # seconds of the visit in which the code could not run
     cdef double interrupted_at
     cdef uint64_t late            # the visit that is to be interrupted
-    cdef uint64_t beats           # of the loop; none: nobody says that it turns
-    cdef bint told
+    cdef uint64_t beats           # calls of `beat`; 0: the loop is not watched
+    cdef bint reported
     cdef bint stopping
     # What the thread with Python's lock is to do: about a visit, or to stop. It waits for `ask`.
     cdef PyThread_type_lock ask
@@ -178,7 +178,7 @@ cdef class Watchdog:
         Thread(target=self._look, name="kongps-watchdog", daemon=True).start()
 
     def beat(self):
-        """The loop says that it turns; with the first, it is to say so every few seconds."""
+        """To be called by the loop every few seconds, from the first call on: it turns."""
         self.beats += 1
 
     def stop(self):
@@ -221,13 +221,13 @@ cdef class Watchdog:
                     if self.asked_to_interrupt:
                         self.interrupt(visit)
                     else:
-                        self.tell()
+                        self.report_blocked()
             except BaseException as error:
                 report(ERROR, "the watchdog has failed once", error=error)
             self.asked_of = 0
 
     cdef int look(self) noexcept nogil:
-        """Looks until it is told to stop."""
+        """Looks until `stop` is called."""
         cdef timespec pause
         cdef uint64_t visit
         cdef uint64_t beats = 0
@@ -258,23 +258,23 @@ cdef class Watchdog:
             if visit != self.visit:
                 self.visit = visit
                 self.since = now
-                self.told = False
+                self.reported = False
                 self.interrupted_at = 0
                 self.excused = 0
                 self.ran = self.thread_time()
             elif visit & 1:
-                if not self.told:
+                if not self.reported:
                     self.excused += self.excuse(now - before)
                 held = now - self.since
                 if held > self.timeout + GRACE_SECONDS:
                     self.end_process(LAST_WORDS)
                 if held > self.timeout and now - self.interrupted_at > AGAIN_SECONDS:
                     self.interrupted_at = now
-                    self.have_done(True)
-                elif held > self.threshold + self.excused and not self.told:
-                    self.told = True
+                    self.request(True)
+                elif held > self.threshold + self.excused and not self.reported:
+                    self.reported = True
                     self.visits.suspect = visit
-                    self.have_done(False)
+                    self.request(False)
         return 0
 
     cdef double excuse(self, double seconds) noexcept nogil:
@@ -294,14 +294,14 @@ cdef class Watchdog:
         return seconds - had if is_runnable(self.native_thread) else 0
 
     cdef double thread_time(self) noexcept nogil:
-        """Seconds of the processor that the loop's thread has had; below 0 where nobody tells."""
+        """Seconds of the processor that the loop's thread has had; below 0 when it is not known."""
         cdef timespec had
         if clock_gettime(<clockid_t>((-self.native_thread - 1) * 8 + THREAD_CLOCK), &had):
             return -1
         return <double>had.tv_sec + <double>had.tv_nsec * 1e-9
 
-    cdef int have_done(self, bint interrupt) noexcept nogil:
-        """Has the other thread do something about the present visit, when it can."""
+    cdef int request(self, bint interrupt) noexcept nogil:
+        """Asks the other thread to do something about the present visit, when it can."""
         if self.asked_of == 0:
             self.asked_to_interrupt = interrupt
             self.asked_of = self.visit
@@ -321,7 +321,7 @@ cdef class Watchdog:
         self.visits.dozing = False
         return 0
 
-    cdef int tell(self) except -1:
+    cdef int report_blocked(self) except -1:
         cdef Event event = self.visits.event
         cdef object path = "" if event is None else event.instance.plugin.path
         cdef object frame = sys._current_frames().get(self.visits.thread)
@@ -337,7 +337,7 @@ cdef class Watchdog:
         return monotonic() - self.since - self.excused
 
     cdef int interrupt(self, uint64_t visit) except -1:
-        """Has an exception raised in the code that holds the loop's thread."""
+        """Raises an exception in the code that holds the loop's thread."""
         self.late = visit
         if self.visits.thread == threading.main_thread().ident:
             signal.pthread_kill(self.visits.thread, INTERRUPT)
