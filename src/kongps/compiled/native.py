@@ -66,7 +66,7 @@ _open: dict[tuple[Any, ...], Any] = {}
 class NativeLibrary:
     """The table of a native plugin, whose file has been checked.
 
-    :ivar version: the plugin's version.
+    :ivar version: the plugin's version; empty when its table has none.
     :ivar priority: the plugin's priority.
     :ivar phases: the phases that it has handlers for.
     :ivar schema: its schema as it is written in the table, decoded.
@@ -78,7 +78,7 @@ class NativeLibrary:
 
     def __init__(self, name: str, path: str) -> None:
         self._table = _table(name, path)
-        self.version = _text(self._table.version) or "0.0.0"
+        self.version = _text(self._table.version)
         self.priority: int = self._table.priority
         self.phases = _phases(name, path, self._table)
         self.schema = _schema(name, path, self._table)

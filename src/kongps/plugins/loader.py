@@ -12,8 +12,9 @@ from kongps.kong_pdk import shim as kong_pdk_shim
 from kongps.plugin_names import check_name
 from kongps.plugins.files import PluginFile, chosen_file, entry_of, scan, scan_plugins
 from kongps.plugins.importing import describe_error, import_plugin
-from kongps.plugins.layouts import Source, find, native_plugin
+from kongps.plugins.layouts import find, native_plugin
 from kongps.plugins.plugin import Plugin
+from kongps.plugins.source import Source
 from kongps.plugins.trust import refused_entries
 
 __all__ = ["Loaded", "from_object", "load_directory", "load_plugin"]

@@ -85,7 +85,6 @@ class Plugin:
         inline, None when there is none.
     :ivar coroutines: its phases whose handlers are ``async def``, and ``start`` and ``close`` if
         they are.
-    :ivar made_for_threads: whether it was written for a server that runs handlers in threads.
     :ivar path: the file it was loaded from; empty when it came from an object.
     :ivar modified: when that file was changed, in seconds since the epoch.
     :ivar loaded: when it was loaded, in seconds since the epoch.
@@ -124,7 +123,6 @@ class Plugin:
         self.on_error = on_error
         self.blocking = blocking
         self.coroutines = coroutines
-        self.made_for_threads = pdk in (lua_style_pdk, python_style_pdk)
         self.path = path
         self.modified = modified
         self.loaded = time.time()
