@@ -120,13 +120,13 @@ class Field:
         self.extra = dict(extra or {})
 
     def __repr__(self) -> str:
-        said = (
+        given = (
             f"{slot}={getattr(self, slot)!r}"
             for slot in self.__slots__
             if not any(getattr(self, slot) is nothing for nothing in (None, False, UNSET))
             and getattr(self, slot) != {}
         )
-        return f"Field({', '.join(said)})"
+        return f"Field({', '.join(given)})"
 
 
 def protocols(*names: str) -> dict[str, Any]:

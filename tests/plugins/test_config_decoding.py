@@ -540,7 +540,7 @@ def test_two_fields_with_one_name_are_found_at_load() -> None:
         a: Annotated[int, Field(name="x")] = 1
         x: int = 2
 
-    with pytest.raises(PluginError, match=r"config\.x: a and x of It have this name both"):
+    with pytest.raises(PluginError, match=r"config\.x: a and x of It both have this name"):
         from_object(It)
 
 

@@ -1,4 +1,4 @@
-"""From a plugin's configuration structure to Kong's schema, and from Kong's JSON to the structure.
+"""A plugin's configuration: from its structure to Kong's schema, from Kong's JSON to the structure.
 
 A structure is a class with annotated fields: a dataclass, a ``msgspec.Struct`` or a plain class;
 inside it TypedDicts and NamedTuples as well. :func:`read_structure` reads one when its plugin is

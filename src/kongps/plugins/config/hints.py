@@ -1,4 +1,4 @@
-"""The annotations of a class, evaluated one by one.
+"""A plugin's configuration: the annotations of its class, evaluated one by one.
 
 ``typing.get_type_hints`` evaluates all of a class or none: one private attribute annotated with a
 name that exists only for type checkers would spoil it. Here each public one is evaluated alone,
@@ -7,12 +7,11 @@ and an error names it.
 
 from __future__ import annotations
 
-import builtins
 import sys
 import types
 import typing
 from collections.abc import Container
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 __all__ = ["annotated_names", "field_hints", "is_not_required", "is_union", "unwrap_alias"]
 
@@ -61,7 +60,7 @@ def field_hints(cls: type, names: Container[str]) -> dict[str, Any]:
             continue
         written = _own_annotations(base)[name]
         try:
-            hints[name] = _named_class(written, base) or _evaluated(written, base)
+            hints[name] = _evaluated(written, base)
         except Exception as error:
             raise TypeError(
                 f"the annotation {written!r} of {cls.__name__}.{name} cannot be evaluated: "
@@ -73,19 +72,6 @@ def field_hints(cls: type, names: Container[str]) -> dict[str, Any]:
 def _module_names(cls: type) -> dict[str, Any]:
     module = sys.modules.get(cls.__module__)
     return dict(vars(module)) if module is not None else {}
-
-
-def _named_class(written: Any, cls: type) -> Optional[type]:
-    """The class that an annotation is the name of; None when it is more than a name.
-
-    ``str`` and the like need no compiler, which is slow to begin.
-    """
-    if not isinstance(written, str):
-        return None
-    for names in (_module_names(cls), vars(cls), vars(builtins)):
-        if written in names:
-            return names[written] if type(names[written]) is type else None
-    return None
 
 
 def _evaluated(written: Any, cls: type) -> Any:

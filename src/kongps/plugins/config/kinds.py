@@ -1,7 +1,7 @@
-"""The kinds of value that a configuration holds: how each is converted, and how Kong describes it.
+"""A plugin's configuration: the kinds of value in it, how each is converted and described for Kong.
 
 A kind is made once, when a plugin is loaded, from an annotation (``structures.py`` does that).
-``decode`` turns what came as JSON into the Python value, ``encode`` a default into what Kong's
+``decode`` turns a JSON value into the Python value, ``encode`` a default into what Kong's
 schema shows, ``schema`` describes the kind for Kong.
 """
 
@@ -214,7 +214,7 @@ class _Sequence(Kind):
 
     def _items(self, value: Any, path: str) -> list[Any]:
         if value == {} and type(value) is dict:
-            return []  # an empty table of Lua's: nothing tells whether it was an array
+            return []  # an empty table of Lua's may be either
         if type(value) is not list:
             raise self._refuse(value, path)
         return value

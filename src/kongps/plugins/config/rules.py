@@ -1,4 +1,4 @@
-"""Bounds and attributes of one value: from ``Field`` and ``msgspec.Meta`` to Kong's schema."""
+"""A plugin's configuration: bounds and attributes of a value, for Kong's schema and for checks."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ class Rules:
             pattern=meta.pattern,
         )
 
-    def with_field(self, said: Field) -> Rules:
+    def with_field(self, given: Field) -> Rules:
         """These rules and those of a ``kongps.Field``."""
-        low, high = said.between or (None, None)
+        low, high = given.between or (None, None)
         return self._with(
             ge=low,
             le=high,
-            gt=said.gt,
-            len_min=said.len_min,
-            len_max=said.len_max,
-            match=said.match,
-            one_of=said.one_of,
-            referenceable=said.referenceable or None,
-            encrypted=said.encrypted or None,
-            extra=said.extra or None,
+            gt=given.gt,
+            len_min=given.len_min,
+            len_max=given.len_max,
+            match=given.match,
+            one_of=given.one_of,
+            referenceable=given.referenceable or None,
+            encrypted=given.encrypted or None,
+            extra=given.extra or None,
         )
 
     def _with(self, **changes: Any) -> Rules:

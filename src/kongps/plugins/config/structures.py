@@ -1,4 +1,4 @@
-"""Reading a class with annotated fields, and making objects of it from a configuration."""
+"""A plugin's configuration: reads a class with annotated fields into a :class:`Record`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 
-from kongps.errors import ConfigError, UnsupportedType
+from kongps.errors import UnsupportedType
 from kongps.fields import UNSET, Field
 from kongps.plugins.config.hints import (
     annotated_names,
@@ -21,7 +21,6 @@ from kongps.plugins.config.hints import (
     unwrap_alias,
 )
 from kongps.plugins.config.kinds import (
-    MISSING,
     Anything,
     Array,
     Choice,
@@ -34,6 +33,7 @@ from kongps.plugins.config.kinds import (
     optional_kind,
     scalar_type_name,
 )
+from kongps.plugins.config.record import Record, StructureField, Style
 
 if TYPE_CHECKING:
     import msgspec
@@ -48,13 +48,9 @@ __all__ = [
     "read_structure",
 ]
 
-Style = Literal["dataclass", "struct", "namedtuple", "typeddict", "plain"]
-
 _LISTS = {list, abc.Sequence, abc.MutableSequence, abc.Collection}
 _SETS = {set: set, abc.Set: set, abc.MutableSet: set, frozenset: frozenset}
 _DICTS = {dict, abc.Mapping, abc.MutableMapping}
-_MUTABLE = (list, dict, set)
-
 _SUPPORTED = (
     "str, int, float, bool, Enum, Literal, list, set, frozenset, tuple, dict with str keys, "
     "Optional of these, dataclass, msgspec.Struct, NamedTuple, TypedDict or a class with "
@@ -62,230 +58,13 @@ _SUPPORTED = (
 )
 
 
-@dataclass(frozen=True)
-class StructureField:
-    """One field of a structure.
-
-    :ivar attribute: its name in Python.
-    :ivar name: its name in Kong's datastore.
-    :ivar nullable: it is ``Optional``.
-    :ivar default: makes its default, or None when it has none.
-    :ivar omissible: it is a key of a TypedDict that may be missing.
-    :ivar required: what ``kongps.Field`` says of it, or None.
-    :ivar shown_default: the default that ``kongps.Field`` gives, or UNSET.
-    """
-
-    attribute: str
-    name: str
-    kind: Kind
-    nullable: bool
-    default: Optional[Callable[[], Any]]
-    omissible: bool = False
-    required: Optional[bool] = None
-    shown_default: Any = UNSET
-
-    def fallback(self, path: str) -> Any:
-        """The value when neither the configuration nor the structure gives one.
-
-        :return: MISSING when the structure's own default is to be used.
-        :raises ConfigError: when the field is required.
-        """
-        if self.default is not None or self.omissible:
-            return MISSING
-        if self.shown_default is not UNSET and self.shown_default is not None:
-            return self.kind.decode(self.kind.encode(self.shown_default), path)
-        if self.nullable or self.required is False:
-            return None
-        raise ConfigError(path, f"is required: expected {self.kind.expected()}")
-
-    def schema(self, path: str, default: Any) -> dict[str, Any]:
-        """Kong's description of the field.
-
-        :param default: the structure's default, or MISSING.
-        """
-        if isinstance(self.kind, Record):
-            return self._record_schema(self.kind, path, default)
-        described = self.kind.schema(path)
-        shown = default if self.shown_default is UNSET else self.shown_default
-        if self.required is not None:
-            described["required"] = self.required
-        elif shown is MISSING and self.default is None and not (self.nullable or self.omissible):
-            described["required"] = True
-        if shown is not MISSING and shown is not None:
-            described["default"] = self._checked_default(shown, path)
-            if described["default"] == "" and described["type"] == "string":
-                described.setdefault("len_min", 0)  # or Kong would refuse the default
-        return described
-
-    def _record_schema(self, record: Record, path: str, default: Any) -> dict[str, Any]:
-        # Kong requires a record where nothing else is said, and fills it with its fields'
-        # defaults. So the defaults of the nested object are shown as those of its fields.
-        absent = default is MISSING or default is None
-        described = record.schema(path, None if absent else default)
-        required = self.required
-        if required is None:
-            required = not (self.nullable or self.omissible)
-        return {**described, "required": required}
-
-    def _checked_default(self, default: Any, path: str) -> Any:
-        if isinstance(default, Field):
-            raise UnsupportedType(
-                path, "kongps.Field goes into the annotation: Annotated[type, Field(…)]"
-            )
-        encoded = self.kind.encode(default)
-        try:
-            self.kind.decode(encoded, path)
-        except ConfigError as error:
-            raise UnsupportedType(error.path, f"its default does not fit: {error.reason}") from None
-        return encoded
-
-
-@dataclass(frozen=True)
-class Record(Kind):
-    """A structure: a class with annotated fields."""
-
-    cls: Any = None
-    style: Style = "plain"
-    fields: tuple[StructureField, ...] = ()
-    type_name: str = "record"
-    frozen: bool = False
-
-    def decode(self, value: Any, path: str) -> Any:
-        return self.merge(value, path, None)
-
-    def merge(self, value: Any, path: str, base: Any) -> Any:
-        """A new object from `value`.
-
-        :param base: the object whose values stand for those that `value` does not give; it is
-            left as it is. None: the class's defaults.
-        """
-        if base is None and self.style == "plain":
-            return self.fill(self.new_plain(), value, path)
-        values = self.values(value, path, base)
-        if base is None:
-            return self.cls(**values)
-        if self.style == "dataclass":
-            return replace(base, **values)
-        if self.style == "struct":
-            import msgspec
-
-            return msgspec.structs.replace(base, **values)
-        if self.style == "namedtuple":
-            return base._replace(**values)
-        if self.style == "typeddict":
-            return {**base, **values}
-        import copy
-
-        return self.fill(copy.copy(base), value, path)
-
-    def fill(self, target: Any, value: Any, path: str) -> Any:
-        """Sets the fields of `target` that `value` gives, and returns it."""
-        for attribute, item in self.values(value, path, target).items():
-            if self.frozen and self.style == "struct":
-                import msgspec
-
-                msgspec.structs.force_setattr(target, attribute, item)
-            elif self.frozen:
-                object.__setattr__(target, attribute, item)
-            else:
-                setattr(target, attribute, item)
-        return target
-
-    def new_plain(self) -> Any:
-        """An object of a plain class, with mutable defaults of its own."""
-        made = self.cls()
-        for each in self.fields:
-            default = getattr(self.cls, each.attribute, None)
-            if isinstance(default, _MUTABLE) and getattr(made, each.attribute) is default:
-                import copy
-
-                setattr(made, each.attribute, copy.deepcopy(default))
-        return made
-
-    def values(self, value: Any, path: str, base: Any) -> dict[str, Any]:
-        """The values of the fields that `value` gives, by attribute.
-
-        :param base: an object with values for the others, or None.
-        :raises ConfigError: when a value does not fit, or a required one is missing.
-        """
-        if type(value) is list and not value:
-            value = {}  # an empty table of Lua's
-        if type(value) is not dict:
-            raise self._refuse(value, path)
-        values = {}
-        for each in self.fields:
-            where = f"{path}.{each.name}"
-            given = value.get(each.name)
-            if given is None:  # null: unset
-                if self.value_of(base, each) is MISSING:
-                    item = each.fallback(where)
-                else:
-                    continue
-            elif isinstance(each.kind, Record):
-                nested = self.value_of(base, each)
-                if nested is MISSING and each.default is not None:
-                    nested = each.default()
-                if not each.kind.fits(nested):
-                    nested = None
-                item = each.kind.merge(given, where, nested)
-            else:
-                item = each.kind.decode(given, where)
-            if item is not MISSING:
-                values[each.attribute] = item
-        return values
-
-    def fits(self, value: Any) -> bool:
-        """Whether `value` is an object of the structure."""
-        return isinstance(value, dict if self.style == "typeddict" else self.cls)
-
-    def value_of(self, base: Any, each: StructureField) -> Any:
-        """The value that `base` has for a field, or MISSING."""
-        if base is None:
-            return MISSING
-        if self.style == "typeddict":
-            return base.get(each.attribute, MISSING)
-        return getattr(base, each.attribute, MISSING)
-
-    def encode(self, value: Any) -> Any:
-        if not self.fits(value):
-            return value
-        encoded = {}
-        for each in self.fields:
-            item = self.value_of(value, each)
-            if item is not MISSING and item is not None:
-                encoded[each.name] = each.kind.encode(item)
-        return encoded
-
-    def schema(self, path: str, base: Any = None) -> dict[str, Any]:
-        """Kong's description of the structure.
-
-        :param base: an object whose values are the fields' defaults; None: the class's own.
-        """
-        if base is not None and not self.fits(base):
-            raise UnsupportedType(
-                path, f"its default is {type(base).__name__}, not {self.cls.__name__}"
-            )
-        if base is None and self.style == "plain":
-            base = self.new_plain()
-        described = []
-        for each in self.fields:
-            default = self.value_of(base, each)
-            if base is None and each.default is not None:
-                default = each.default()
-            described.append({each.name: each.schema(f"{path}.{each.name}", default)})
-        return {"type": "record", "fields": described, **self.rules.attributes(integer=False)}
-
-    def expected(self) -> str:
-        return "a map"
-
-
 def has_fields(cls: type) -> bool:
     """Whether `cls` has public annotated fields."""
     return bool(annotated_names(cls))
 
 
-# What a class or an annotation is made with, has been imported by whoever made it. Looking at it
-# here must not import it: a dump of a plugin without would take twice as long.
+# Whoever made a class or an annotation has imported what it is made with. These functions must not
+# import msgspec: it would double the time of `kongps dump` for a plugin that does not use it.
 
 
 def is_dataclass(cls: type) -> bool:
@@ -314,8 +93,8 @@ def read_structure(cls: type, path: str = "config") -> Record:
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What an annotation says: a kind, and what belongs to the field that has it."""
+class _Annotation:
+    """What an annotation means: a kind, and properties of the field that has it."""
 
     kind: Kind
     nullable: bool = False
@@ -348,45 +127,45 @@ class _Reader:
             if each.name in seen:
                 raise UnsupportedType(
                     f"{path}.{each.name}",
-                    f"{seen[each.name]} and {each.attribute} of {cls.__name__} have this name both",
+                    f"{seen[each.name]} and {each.attribute} of {cls.__name__} both have this name",
                 )
             seen[each.name] = each.attribute
         return Record(cls=cls, style=style, fields=fields, frozen=_is_frozen(cls, style))
 
     def _field(self, row: _Row, hint: Any, path: str) -> StructureField:
-        said = self.read(hint, f"{path}.{row.name}")
+        found = self.read(hint, f"{path}.{row.name}")
         return StructureField(
             attribute=row.attribute,
-            name=said.name or row.name,
-            kind=said.kind,
-            nullable=said.nullable,
+            name=found.name or row.name,
+            kind=found.kind,
+            nullable=found.nullable,
             default=row.default,
             omissible=row.omissible or is_not_required(hint),
-            required=said.required,
-            shown_default=said.default,
+            required=found.required,
+            shown_default=found.default,
         )
 
-    def read(self, hint: Any, path: str) -> _Said:
-        """The kind that an annotation means, and what it says of the field."""
+    def read(self, hint: Any, path: str) -> _Annotation:
+        """The kind that an annotation means, and the properties of the field in it."""
         hint = unwrap_alias(hint)
         if typing.get_origin(hint) is Annotated:
             return self._annotated(hint, path)
         if is_union(hint):
             return self._union(typing.get_args(hint), path)
-        return _Said(self._kind(hint, path))
+        return _Annotation(self._kind(hint, path))
 
     def element(self, hint: Any, path: str) -> Kind:
-        """The kind of an element, where nothing can be said of a field."""
-        said = self.read(hint, path)
-        if said.name is not None or said.required is not None or said.default is not UNSET:
+        """The kind of an element, which has no properties of a field."""
+        found = self.read(hint, path)
+        if found.name is not None or found.required is not None or found.default is not UNSET:
             raise UnsupportedType(
                 path, "name, required and default of kongps.Field are for fields, not elements"
             )
-        return optional_kind(said.kind, said.nullable)
+        return optional_kind(found.kind, found.nullable)
 
-    def _annotated(self, hint: Any, path: str) -> _Said:
-        said = self.read(hint.__origin__, path)
-        rules = said.kind.rules
+    def _annotated(self, hint: Any, path: str) -> _Annotation:
+        found = self.read(hint.__origin__, path)
+        rules = found.kind.rules
         changes: dict[str, Any] = {}
         for extra in hint.__metadata__:
             if _is_meta(extra):
@@ -400,21 +179,21 @@ class _Reader:
                     changes["default"] = extra.default
             elif isinstance(extra, type) and issubclass(extra, Field):
                 raise UnsupportedType(path, "kongps.Field in an annotation needs its parentheses")
-        if rules != said.kind.rules:
-            changes["kind"] = said.kind.with_rules(rules, path)
-        return replace(said, **changes)
+        if rules != found.kind.rules:
+            changes["kind"] = found.kind.with_rules(rules, path)
+        return replace(found, **changes)
 
-    def _union(self, members: tuple[Any, ...], path: str) -> _Said:
+    def _union(self, members: tuple[Any, ...], path: str) -> _Annotation:
         some = [member for member in members if member is not type(None)]
         nullable = len(some) < len(members)
         if len(some) == 1:
             return replace(self.read(some[0], path), nullable=nullable)
         if set(some) == {int, float}:
-            return _Said(Scalar.of(Union[int, float]), nullable)
+            return _Annotation(Scalar.of(Union[int, float]), nullable)
         kinds = tuple(self.element(member, path) for member in some)
         if any(isinstance(kind, Record) for kind in kinds):
             raise UnsupportedType(path, "a union of structures is not possible; use one of them")
-        return _Said(Variant(kinds=kinds), nullable)
+        return _Annotation(Variant(kinds=kinds), nullable)
 
     def _kind(self, hint: Any, path: str) -> Kind:
         if hint is Any or hint is object:
