@@ -28,6 +28,7 @@ from msgpack import packb, unpackb
 from kongps.core.session import Session
 from kongps.plugins.loader import load_directory
 from kongps.server.core import make_dispatcher
+from kongps.settings import Settings
 
 Feed = Callable[[Any, bytes, Any], bytes]
 Answers = dict[str, dict[str, Any]]
@@ -39,7 +40,7 @@ class MsgPackKong:
     """Kong over MsgPack:1: a request for each step."""
 
     def __init__(self, dispatcher: Any, feed: Feed, answers: Answers) -> None:
-        self.session = Session(dispatcher)
+        self.session = Session(dispatcher, Settings().max_message)
         self.feed = feed
         self.answers = {
             name: (row["step"], bytes.fromhex(row["msgpack"])) for name, row in answers.items()
@@ -81,7 +82,7 @@ class ProtobufKong:
 
     def __init__(self, dispatcher: Any, feed: Feed, answers: Answers) -> None:
         self.dispatcher = dispatcher
-        self.session = Session(dispatcher)
+        self.session = Session(dispatcher, Settings().max_message)
         self.feed = feed
         self.answers = {
             name: None if row["step"] is None else bytes.fromhex(row["protobuf"])
@@ -125,7 +126,7 @@ class ProtobufKong:
             if data is None:
                 # Kong closes the connection; the next event is on another one.
                 self.session.connection_lost()
-                self.session = Session(self.dispatcher)
+                self.session = Session(self.dispatcher, Settings().max_message)
                 self.frames.clear()
                 self.part = b""
                 return calls

@@ -20,10 +20,11 @@ import msgpack
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from kongps.compiled.build import build
-from kongps.core.dispatch.dispatcher import Dispatcher, Instance
-from kongps.core.runners.inline import InlineRunner
+from kongps.core.dispatch.instance import Instance
 from kongps.core.session import Session
 from kongps.plugins.loader import load_plugin
+from kongps.server.server import make_dispatcher
+from kongps.settings import Settings
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
@@ -33,9 +34,9 @@ ID = 7
 
 def session(directory: Path, name: str, config: dict[str, object]) -> Session:
     plugin = load_plugin(directory, name)
-    dispatcher = Dispatcher(InlineRunner())
+    dispatcher = make_dispatcher({plugin.name: plugin})
     dispatcher.add_instance(Instance(ID, plugin, config, 0.0, plugin.new(config)))
-    return Session(dispatcher)
+    return Session(dispatcher, Settings().max_message)
 
 
 def ask(session: Session, call: bytes) -> dict[str, object]:

@@ -15,11 +15,13 @@ from typing import Any, Callable
 
 import msgpack
 from codec_targets import msgpack_codec, protobuf_codec
+from core_defaults import MAX_MESSAGE, new_session
 
-from kongps.core.dispatch.dispatcher import Dispatcher, Instance
-from kongps.core.session import Session
+from kongps.core.dispatch.dispatcher import Dispatcher
+from kongps.core.dispatch.instance import Instance
 from kongps.core.wire.function import registered
 from kongps.core.wire.msgpack_rpc import MsgPackRPC
+from kongps.core.wire.protobuf import encode_message
 from kongps.core.wire.protobuf_rpc import ProtobufRPC
 from kongps.core.wire.protocol import Protocol
 from kongps.core.wire.tables import RPCS
@@ -49,9 +51,9 @@ def msgpack_protocol(data: bytes) -> None:
     """The same calls, however the bytes are cut; every answer is a message."""
     if not data:
         return
-    whole, how = _calls(MsgPackRPC(), (data[1:],))
-    assert _calls(MsgPackRPC(), _cut(data[1:], data[0])) == (whole, how)
-    protocol = MsgPackRPC()
+    whole, how = _calls(MsgPackRPC(MAX_MESSAGE), (data[1:],))
+    assert _calls(MsgPackRPC(MAX_MESSAGE), _cut(data[1:], data[0])) == (whole, how)
+    protocol = MsgPackRPC(MAX_MESSAGE)
     for kind, sequence, target, _, _, value in whole:
         if kind == "handle_event":
             protocol.send_return(sequence, target)
@@ -72,7 +74,7 @@ def protobuf_protocol(data: bytes) -> None:
     for unanswered in (False, True):
 
         def fresh(unanswered: bool = unanswered) -> ProtobufRPC:
-            protocol = ProtobufRPC()
+            protocol = ProtobufRPC(MAX_MESSAGE)
             if unanswered:
                 _ask(protocol, asked)
             return protocol
@@ -82,6 +84,9 @@ def protobuf_protocol(data: bytes) -> None:
 
 
 def _ask(protocol: ProtobufRPC, number: int) -> None:
+    event = {"cmd_handle_event": {"instance_id": 1, "event_name": "access"}}
+    protocol.receive_data(_frame(encode_message("RpcCall", event)))
+    assert protocol.next() is not None
     name = FUNCTION_NAMES[number % len(FUNCTION_NAMES)]
     for args in (("a",), ("a", "b"), (1,), ({},), (["a"],), (200, "a", {}), ()):
         try:
@@ -112,6 +117,11 @@ def _calls(protocol: Protocol, pieces: Any) -> tuple[list[tuple[Any, ...]], bool
                     (call.kind, call.sequence, call.target, call.phase, call.method,
                      repr(value) if isinstance(value, (dict, list, float)) else value)
                 )  # fmt: skip
+                if isinstance(protocol, ProtobufRPC):  # it has one call at a time
+                    if call.kind == "command":
+                        protocol.send_result(call.sequence, None)
+                    else:
+                        protocol.send_return(call.sequence, 1)
     except ProtocolError:
         return calls, True
     return calls, False
@@ -151,6 +161,7 @@ class _Plugins:
 
     kong = Kong
     pipelined = True
+    on_error = None
     modified = loaded = 0.0
 
     def __init__(self, name: str, handler: Callable[[Any], Any]) -> None:
@@ -254,7 +265,7 @@ class _Peer:
     """One connection, and what it was sent."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        self.session = Session(dispatcher)
+        self.session = new_session(dispatcher)
         self.closed = False
         self.out = b""
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 import pytest
 from client import Direct
+from core_defaults import new_dispatcher
 from paths import DATA, EXAMPLES
 from shared_libraries import compile_c, needs_compiler
 
@@ -24,8 +25,7 @@ from kongps._version import PLUGIN_API
 from kongps.compiled import native
 from kongps.compiled.build import build
 from kongps.compiled.sources import read_record
-from kongps.core.dispatch.dispatcher import Dispatcher, Instance
-from kongps.core.runners.inline import InlineRunner
+from kongps.core.dispatch.instance import Instance
 from kongps.core.wire.protobuf import encode_message
 from kongps.errors import NativeError, PluginError, SourceChanged
 from kongps.plugins.loader import load_directory, load_plugin
@@ -288,7 +288,7 @@ class Driver:
     """Events of the probe under way at once, stepped in any order."""
 
     def __init__(self, plugins: Path) -> None:
-        self.dispatcher = Dispatcher(InlineRunner())
+        self.dispatcher = new_dispatcher()
         plugin = load_plugin(plugins, "probe")
         self.handlers = plugin.new({})
         self.dispatcher.add_instance(Instance(1, plugin, {}, 0.0, self.handlers))
@@ -509,7 +509,7 @@ def test_hello_in_c_says_what_python_says_over_both_protocols(tmp_path: Path) ->
             (begin, msgpack_step),
             (frame("RpcCall", event), lambda _: frame("String", {"v": "a.b"})),
         ):
-            dispatcher = Dispatcher(InlineRunner())
+            dispatcher = new_dispatcher()
             handlers = plugin.new({"message": "bye"})
             dispatcher.add_instance(Instance(1, plugin, {}, 0.0, handlers))
             wire = Direct(dispatcher)

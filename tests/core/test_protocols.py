@@ -23,15 +23,15 @@ from client import (
     result_message,
     split_frames,
 )
+from core_defaults import MAX_MESSAGE, new_dispatcher, new_session
 from hypothesis import given
 from hypothesis import strategies as st
 from made_plugins import plugin_of
 from server_process import Process, serving
 
-from kongps.core.connection import serve
-from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+from kongps.core.connection import Unfinished, serve
+from kongps.core.dispatch.instance import Instance
 from kongps.core.io.loop import Loop
-from kongps.core.runners.inline import InlineRunner
 from kongps.core.session import Session
 from kongps.core.wire.msgpack_rpc import MsgPackRPC
 from kongps.core.wire.protobuf import encode_message
@@ -42,7 +42,7 @@ MAX_CALL_SIZE = 8 * 1024 * 1024
 
 
 def session() -> Session:
-    return Session(Dispatcher(InlineRunner()))
+    return new_session(new_dispatcher())
 
 
 def spoken(opening: bytes) -> str | None:
@@ -90,7 +90,7 @@ def test_every_form_of_a_request_is_taken_for_msgpack() -> None:
     for number in numbers():
         for method in methods():
             request = b"\x94\x00" + number + method + b"\x90"
-            protocol = MsgPackRPC()
+            protocol = MsgPackRPC(MAX_MESSAGE)
             protocol.receive_data(request)
             assert protocol.next() is not None, "a valid request of MsgPack:1"
             assert spoken(request) == "MsgPack:1"
@@ -124,7 +124,7 @@ def test_no_four_bytes_open_both_protocols() -> None:
                 # As MessagePack it would be a request whose method is a number: never valid.
                 assert fourth == 0
                 assert third < 0x80
-                refused = MsgPackRPC()
+                refused = MsgPackRPC(MAX_MESSAGE)
                 refused.receive_data(opening + b"\x90")
                 with pytest.raises(ProtocolError, match="method"):
                     refused.next()
@@ -185,7 +185,7 @@ def test_nothing_is_decided_before_four_bytes() -> None:
 
 @pytest.mark.parametrize("kind", [Direct, DirectProtobuf])
 def test_either_protocol_may_come_byte_by_byte(kind: Any) -> None:
-    dispatcher = Dispatcher(InlineRunner())
+    dispatcher = new_dispatcher()
     seen = []
     dispatcher.add_instance(
         Instance(
@@ -493,13 +493,13 @@ def rounds_of(
     :return: what the server asked for in each of its writes; None for the event's end.
     """
     plugin = plugin_of(pipelined=pipelined)
-    dispatcher = Dispatcher(InlineRunner())
+    dispatcher = new_dispatcher()
     dispatcher.add_instance(Instance(1, plugin, {}, 0.0, {"access": handler}))
     loop = Loop(16)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listening.bind(str(path))
     listening.listen()
-    serve(loop, listening, dispatcher)
+    serve(loop, listening, dispatcher, Unfinished(2 * MAX_MESSAGE), MAX_MESSAGE)
     thread = threading.Thread(target=loop.run)
     thread.start()
     wire = ProtobufSocket(path, kind=socket.SOCK_SEQPACKET)

@@ -25,12 +25,13 @@ from typing import Any, Callable
 import msgpack
 import pytest
 from client import Asked, Direct, DirectProtobuf, ProtobufSocket, RPCError, Socket, frame
+from core_defaults import new_dispatcher
 from made_plugins import plugin_of
 from paths import TESTS
 from server_process import serving
 
-from kongps.core.dispatch.dispatcher import Dispatcher, Instance
-from kongps.core.runners.inline import InlineRunner
+from kongps.core.dispatch.dispatcher import Dispatcher
+from kongps.core.dispatch.instance import Instance
 from kongps.errors import PDKError, ProtocolError
 from kongps.plugins.loader import from_object
 from kongps.server.core import make_dispatcher
@@ -248,7 +249,7 @@ class ProtobufGateway(Gateway):
 
 @pytest.fixture
 def dispatcher() -> Dispatcher:
-    return Dispatcher(InlineRunner())
+    return new_dispatcher()
 
 
 @pytest.fixture(params=[MsgPackGateway, ProtobufGateway], ids=["msgpack", "protobuf"])
@@ -436,7 +437,7 @@ def test_an_event_of_a_phase_that_the_plugin_has_not(
 
 
 def test_an_event_of_a_phase_that_the_plugin_has_not_may_be_let_through(kind: Any) -> None:
-    gateway = kind(Dispatcher(InlineRunner(), on_error="open"))
+    gateway = kind(new_dispatcher(on_error="open"))
     gateway.add(asks)
     assert gateway.event("rewrite") == "returned"
 
@@ -494,7 +495,7 @@ def test_thousands_of_failures_leave_nothing(gateway: Gateway) -> None:
 
 
 def test_a_call_that_kong_refuses_and_never_steps(kind: Any) -> None:
-    gateway = kind(Dispatcher(InlineRunner(), event_timeout=0.0))
+    gateway = kind(new_dispatcher(event_timeout=0.0))
     ended = []
 
     def handler(kong: Any) -> None:
@@ -574,7 +575,7 @@ def test_a_kong_that_goes_away(gateway: Gateway) -> None:
 
 
 def test_an_answer_that_is_too_late(kind: Any) -> None:
-    gateway = kind(Dispatcher(InlineRunner(), event_timeout=0.01))
+    gateway = kind(new_dispatcher(event_timeout=0.01))
     gateway.add(lambda kong: time.sleep(0.05))
     wire = gateway.wire
     if kind is MsgPackGateway:

@@ -19,19 +19,20 @@ import greenlet
 import msgpack
 import pytest
 from client import Client, Direct, RPCError, dispatcher_with, failed
+from core_defaults import new_dispatcher
 from server_process import run, serving
 
-from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
-from kongps.core.runners.inline import InlineRunner
+from kongps.core.dispatch.dispatcher import Dispatcher
+from kongps.core.dispatch.instance import Instance
 from kongps.core.wire.msgpack import packb
-from kongps.errors import PackError, PDKError, ProtocolError
+from kongps.errors import HandlerExit, PackError, PDKError, ProtocolError
 
 FAILED = "kong.response.exit"
 
 
 @pytest.fixture
 def dispatcher() -> Dispatcher:
-    return Dispatcher(InlineRunner())
+    return new_dispatcher()
 
 
 def write(directory: Path, name: str, text: str) -> None:
@@ -523,8 +524,8 @@ def test_a_header_of_a_class_of_the_plugins_is_as_good_as_text(
         kong.request.get_header(name)
         raise ValueError("oh no")
 
-    served = Dispatcher(InlineRunner(), event_timeout=0.0)
-    wire = dispatcher_with(Dispatcher(InlineRunner()), handler)
+    served = new_dispatcher(event_timeout=0.0)
+    wire = dispatcher_with(new_dispatcher(), handler)
     answer = wire.step(wire.event(1), "an-id")
     assert ", request an-id raised ValueError" in answer["Data"]["Args"][0]
     wire = dispatcher_with(served, lambda kong: kong.request.get_header(name))
@@ -575,7 +576,7 @@ def test_too_many_events_are_refused_and_closed(dispatcher: Dispatcher) -> None:
 def test_event_ids_do_not_start_anew_with_the_server() -> None:
     ids = set()
     for _ in range(20):
-        wire = dispatcher_with(Dispatcher(InlineRunner()), lambda kong: kong.request.get_method())
+        wire = dispatcher_with(new_dispatcher(), lambda kong: kong.request.get_method())
         ids.add(wire.event(1)["EventId"])
     assert len(ids) == 20
 

@@ -15,11 +15,10 @@ from paths import DATA
 from protobuf_recordings import call_args, same_message, seen_value
 from scripted_kong import Outcome, decoded, run, run_protobuf, was_refused, was_unknown, wire_answer
 
-from kongps.core.dispatch.dispatcher import HandlerExit
 from kongps.core.wire.function import registered
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.tables import RPCS
-from kongps.errors import PDKError
+from kongps.errors import HandlerExit, PDKError
 
 PDK = DATA / "pdk"
 FUNCTION_OF = {

@@ -11,7 +11,7 @@ import pytest
 from paths import DATA
 
 import kongps.pdk
-from kongps.core.dispatch.dispatcher import Namespace
+from kongps.core.dispatch.namespace import Namespace
 from kongps.core.wire.function import registered
 from kongps.pdk import FUNCTIONS, Kong
 

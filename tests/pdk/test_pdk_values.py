@@ -7,8 +7,7 @@ from typing import Any, Callable
 import pytest
 from scripted_kong import Failed, run
 
-from kongps.core.dispatch.dispatcher import HandlerExit
-from kongps.errors import PDKError
+from kongps.errors import HandlerExit, PDKError
 from kongps.kong_pdk.pdk import LuaStyleKong, PlainKong
 
 Handler = Callable[[Any], Any]

@@ -15,9 +15,8 @@ import pytest
 from paths import DATA
 from scripted_kong import decoded, run, was_refused, was_unknown, wire_answer
 
-from kongps.core.dispatch.dispatcher import HandlerExit
 from kongps.core.wire.function import registered
-from kongps.errors import PDKError
+from kongps.errors import HandlerExit, PDKError
 
 RECORDING = DATA / "pdk" / "kong-3.9-results-msgpack.jsonl"
 TABLE = registered()

@@ -11,11 +11,11 @@ from typing import Any
 import msgpack
 import pytest
 from client import Direct, DirectProtobuf, dispatcher_with
+from core_defaults import new_dispatcher
 from made_plugins import plugin_of
 from server_process import run, serving
 
-from kongps.core.dispatch.dispatcher import Dispatcher, Instance
-from kongps.core.runners.inline import InlineRunner
+from kongps.core.dispatch.instance import Instance
 
 
 def test_a_signal_has_the_server_tell_what_it_holds(plugins: Path, short_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_connections_beyond_the_limit_wait(plugins: Path, short_path: Path) -> N
 
 @pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
 def test_events_beyond_the_limit_fail(protocol: str) -> None:
-    served = Dispatcher(InlineRunner(), max_events=2)
+    served = new_dispatcher(max_events=2)
     wire = dispatcher_with(served, lambda kong: kong.request.get_method())
     events = [wire.event(1) for _ in range(2)]
     if protocol == "msgpack":
@@ -74,7 +74,7 @@ def test_events_beyond_the_limit_fail(protocol: str) -> None:
 
 
 def test_events_beyond_the_limit_pass_where_failing_is_open() -> None:
-    served = Dispatcher(InlineRunner(), max_events=1, on_error="open")
+    served = new_dispatcher(max_events=1, on_error="open")
     wire = dispatcher_with(served, lambda kong: kong.request.get_method())
     wire.event(1)
     assert wire.event(1)["Data"] == "ret"
@@ -166,7 +166,7 @@ def test_a_limit_is_a_whole_number(flag: str) -> None:
 
 
 def test_a_lookup_that_fails_is_an_instance_that_is_not_there() -> None:
-    served = Dispatcher(InlineRunner())
+    served = new_dispatcher()
     found: Any = Instance(7, plugin_of(), {}, 0.0, {"access": lambda kong: None})
 
     def find(id: int) -> Any:

@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Union
 
+from core_defaults import new_session
 from made_plugins import plugin_of
 
-from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+from kongps.core.dispatch.dispatcher import Dispatcher
+from kongps.core.dispatch.instance import Instance
 from kongps.core.session import Session
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.tables import RPCS
@@ -148,7 +150,7 @@ class Direct(MsgPackClient):
     """A connection to a dispatcher, without a socket."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        super().__init__(DirectConnection(Session(dispatcher), unpacker()), 0.0)
+        super().__init__(DirectConnection(new_session(dispatcher), unpacker()), 0.0)
 
     def exchange(self, data: bytes) -> bytes:
         """Everything that the server sends when it gets some bytes."""
@@ -263,7 +265,7 @@ class DirectProtobuf(ProtobufClient):
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        super().__init__(DirectConnection(Session(dispatcher), FrameReader()), 0.0)
+        super().__init__(DirectConnection(new_session(dispatcher), FrameReader()), 0.0)
         self.frames: list[bytes] = []
 
     def send(self, data: bytes) -> None:

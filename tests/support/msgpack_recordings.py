@@ -12,6 +12,7 @@ from typing import Any, Callable
 
 import msgpack
 from client import Direct
+from core_defaults import new_session
 from made_plugins import complete
 from paths import DATA
 
@@ -271,7 +272,7 @@ class Replay:
                 self._send(step)
 
     def _exchange(self, connection: int, raw: bytes) -> list[Any]:
-        session = self.sessions.setdefault(connection, Session(self.dispatcher))
+        session = self.sessions.setdefault(connection, new_session(self.dispatcher))
         out = b""
         for piece in self.cut(raw):
             assert out == b"", "answered before the request was whole"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from client import DirectProtobuf, frame, split_frames
+from core_defaults import new_session
 from made_plugins import complete
 from msgpack_recordings import CAPTURES
 
@@ -409,7 +410,7 @@ class ProtobufReplay:
         return self
 
     def _feed(self, exchange: Exchange, raw: bytes, cuts: list[int]) -> None:
-        session = self.sessions.setdefault(exchange.connection, Session(self.dispatcher))
+        session = self.sessions.setdefault(exchange.connection, new_session(self.dispatcher))
         for piece in self.cut(frame(raw), cuts):
             session.receive_data(piece)
             exchange.sent += session.data_to_send()

@@ -9,7 +9,9 @@ from typing import Any, Callable
 from client import Direct, DirectProtobuf, RPCError
 from made_plugins import plugin_of
 
-from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
+from kongps.core.dispatch.dispatcher import Dispatcher
+from kongps.core.dispatch.instance import Instance
+from kongps.errors import HandlerExit
 from kongps.pdk import Kong
 from kongps.server.core import make_dispatcher
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kongps.core.dispatch.dispatcher import Namespace
+from kongps.core.dispatch.namespace import Namespace
 from kongps.errors import PDKError
 from kongps.pdk import functions as _functions  # noqa: F401  (registers the table)
 from kongps.pdk.log import log_arguments

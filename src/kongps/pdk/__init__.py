@@ -20,7 +20,7 @@ function that the Kong at hand is too old for returns None (Kong logs that it do
 
 from __future__ import annotations
 
-from kongps.core.dispatch.dispatcher import Namespace, namespace
+from kongps.core.dispatch.namespace import Namespace, namespace
 from kongps.pdk.client import TLS, Client
 from kongps.pdk.cluster import Cluster
 from kongps.pdk.ctx import Ctx, PluginCtx, SharedCtx

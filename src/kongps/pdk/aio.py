@@ -17,7 +17,7 @@ import inspect
 from typing import Any, Callable
 
 from kongps import pdk
-from kongps.core.dispatch.dispatcher import Namespace, namespace
+from kongps.core.dispatch.namespace import Namespace, namespace
 from kongps.core.runners.asyncio import awaited
 
 __all__ = ["AsyncKong", "async_class"]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kongps.core.dispatch.dispatcher import Namespace, namespace
+from kongps.core.dispatch.namespace import Namespace, namespace
 from kongps.pdk.entities import Consumer, Credential
 
 __all__ = ["Client", "TLS"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kongps.core.dispatch.dispatcher import Namespace, namespace
+from kongps.core.dispatch.namespace import Namespace, namespace
 
 __all__ = ["Ctx", "PluginCtx", "SharedCtx"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kongps.core.dispatch.dispatcher import Namespace
+from kongps.core.dispatch.namespace import Namespace
 
 __all__ = ["IP"]
 

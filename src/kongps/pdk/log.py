@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kongps.core.dispatch.dispatcher import Namespace, namespace
+from kongps.core.dispatch.namespace import Namespace, namespace
 
 __all__ = ["Inspect", "Log", "log_argument", "log_arguments", "log_table"]
 

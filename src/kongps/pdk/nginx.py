@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kongps.core.dispatch.dispatcher import Namespace
+from kongps.core.dispatch.namespace import Namespace
 from kongps.pdk.entities import NginxStatistics
 
 __all__ = ["Nginx"]

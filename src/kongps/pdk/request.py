@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kongps.core.dispatch.dispatcher import Namespace
+from kongps.core.dispatch.namespace import Namespace
 from kongps.pdk._check import check_limit
 from kongps.pdk.entities import Headers, UriCaptures
 

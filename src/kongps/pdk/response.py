@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from kongps.core.dispatch.dispatcher import Namespace
+from kongps.core.dispatch.namespace import Namespace
 from kongps.pdk._check import check_headers, check_limit, check_range
 from kongps.pdk.entities import Headers, HeaderValue
 

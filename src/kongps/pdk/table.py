@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kongps.core.dispatch.dispatcher import Namespace
+from kongps.core.dispatch.namespace import Namespace
 
 __all__ = ["Table"]
 

@@ -10,7 +10,7 @@ from kongps.errors import KongpsError
 from kongps.phases import PHASE_NAMES
 
 if TYPE_CHECKING:
-    from kongps.core.dispatch.dispatcher import Namespace
+    from kongps.core.dispatch.namespace import Namespace
 
 __all__ = [
     "HOOKS",
@@ -50,7 +50,7 @@ def python_style_pdk() -> type[Namespace]:
 
 def bare_pdk() -> type[Namespace]:
     """No more than the event: native plugins name PDK functions themselves."""
-    from kongps.core.dispatch.dispatcher import Namespace
+    from kongps.core.dispatch.namespace import Namespace
 
     return Namespace
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable
 
-from kongps.errors import KongpsError
+from kongps.errors import KongpsError, NoInstance
 from kongps.server.status import instance_status
 
 if TYPE_CHECKING:
@@ -93,5 +93,5 @@ def _instance_id(id: Any) -> int:
     if not isinstance(id, int) or isinstance(id, bool):
         raise KongpsError("an instance's id is a whole number")
     if not -(2**63) <= id < 2**63:
-        raise KongpsError("No plugin instance has an id of more than 64 bits")
+        raise NoInstance(reason="an id has at most 64 bits")
     return id

@@ -63,7 +63,7 @@ class ServingCore:
             plugins, self.errors = _load(settings)
         self.plugins = plugins
         # Nobody can tell whose a lost event was: perhaps one of a plugin that says "closed".
-        self.dispatcher.lets_lost_pass = settings.on_error == "open" and not any(
+        self.dispatcher.lost_events_pass = settings.on_error == "open" and not any(
             plugin.on_error == "closed" for plugin in plugins.values()
         )
         for plugin in plugins.values():
@@ -180,7 +180,6 @@ def _dispatcher(settings: Settings, placement: Placement) -> Dispatcher:
         pipelining=not settings.no_pipelining,
         on_error=settings.on_error,
         max_events=settings.max_events,
-        max_message=settings.max_message,
     )
     placement.dispatcher = dispatcher
     return dispatcher

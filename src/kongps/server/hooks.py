@@ -9,7 +9,8 @@ from kongps.core.report import report
 from kongps.server.placement import CLOSE, START
 
 if TYPE_CHECKING:
-    from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+    from kongps.core.dispatch.dispatcher import Dispatcher
+    from kongps.core.dispatch.instance import Instance
     from kongps.server.placement import Placement
 
 CallLater = Callable[[float, Callable[[], object]], Any]
@@ -55,7 +56,7 @@ class Hooks:
                     error=raised,
                     config=instance.config,
                 )
-            instance.release_events(failure)
+            self._dispatcher.release_events(instance, failure)
             if instance in self._close_when_started:
                 self._close_when_started.remove(instance)
                 self.closing -= 1
@@ -70,7 +71,7 @@ class Hooks:
                 end(None)
 
         instance.hold_events()
-        timeout = self._dispatcher.handler_timeout
+        timeout = self._dispatcher.rules.handler_timeout
         timer: Any = None
         if self._call_later is not None and timeout != float("inf"):
             timer = self._call_later(

@@ -9,9 +9,9 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Callable
 
-from kongps.core.dispatch.dispatcher import Instance
+from kongps.core.dispatch.instance import Instance
 from kongps.core.report import report
-from kongps.errors import ConfigError, KongpsError
+from kongps.errors import ConfigError, KongpsError, NoInstance
 from kongps.plugin_names import shown_name, valid_name
 from kongps.plugins.plugin import missing_plugin
 from kongps.server.configs import ConfigMemory, config_bytes, decode_config, sendable
@@ -19,7 +19,8 @@ from kongps.server.hooks import Hooks
 from kongps.server.placement import START
 
 if TYPE_CHECKING:
-    from kongps.core.dispatch.dispatcher import Dispatcher, Runner
+    from kongps.core.dispatch.dispatcher import Dispatcher
+    from kongps.core.dispatch.event import Runner
     from kongps.plugins.plugin import Plugin
     from kongps.server.hooks import CallLater
     from kongps.server.placement import Placement
@@ -165,7 +166,7 @@ class Instances:
         """
         kept = self.store.find(id) if self.store is not None else None
         if kept is None:
-            raise KongpsError(f"No plugin instance {id}")
+            raise NoInstance(id)
         instance = self._start(id, kept.plugin, kept.config, kept.started, "started again")
         self._stored.add(id)
         return instance

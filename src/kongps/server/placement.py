@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 
-from kongps.core.dispatch.dispatcher import Event, Runner
+from kongps.core.dispatch.event import Event, Runner
 from kongps.core.report import report
 from kongps.core.runners.inline import InlineRunner
 from kongps.core.runners.threads import ThreadRunner

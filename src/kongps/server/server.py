@@ -70,7 +70,13 @@ class Server:
         self._open_store()
 
     def _listen(self, listening: socket.socket) -> None:
-        serve(self.core.loop, listening, self.core.dispatcher, self.core.unfinished)
+        serve(
+            self.core.loop,
+            listening,
+            self.core.dispatcher,
+            self.core.unfinished,
+            self.settings.max_message,
+        )
 
     def _open_store(self) -> None:
         """Opens the store of instances: of the server whose socket it stands beside, no other's."""

@@ -8,7 +8,8 @@ import resource
 from typing import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
-    from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+    from kongps.core.dispatch.dispatcher import Dispatcher
+    from kongps.core.dispatch.instance import Instance
     from kongps.server.instances import Instances
     from kongps.server.placement import Placement
 

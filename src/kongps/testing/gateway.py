@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Union
 
 from kongps.errors import KongpsError
+from kongps.settings import Settings
 from kongps.testing.entities import (
     Consumer,
     PluginConfig,
@@ -188,7 +189,8 @@ class Kong:
             return SocketConnection(self._socket, reader, self.timeout)
         from kongps.core.session import Session
 
-        return SessionConnection(Session(self._dispatcher), reader, self._calls)
+        session = Session(self._dispatcher, Settings().max_message)
+        return SessionConnection(session, reader, self._calls)
 
     def _entities(
         self, plugins: Plugins | None, names: list[str], config: Mapping[str, Any] | None

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 from kongps.core.io.loop import Loop, Timer
-from kongps.core.workers.handover import Channel, signal_at_end_of_parent
+from kongps.core.workers.channel import Channel, signal_at_end_of_parent
 from kongps.errors import ServerError, UsageError
 from kongps.server.server import log_start
 from kongps.server.shutdown import DRAIN_INTERVAL, STOP_GRACE, WATCH_INTERVAL, GracefulStop

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
-from kongps.core.dispatch.dispatcher import DeferredResult
-from kongps.core.workers.handover import SupervisorChannel, signal_at_end_of_parent
+from kongps.core.dispatch.deferred import DeferredResult
+from kongps.core.workers.channel import signal_at_end_of_parent
 from kongps.core.workers.journal import Journal
 from kongps.core.workers.relay import Routes
+from kongps.core.workers.supervisor_channel import SupervisorChannel
 from kongps.errors import KongpsError
 from kongps.server.core import ServingCore
 from kongps.server.shutdown import DRAIN_INTERVAL, SUCCESSOR_TIME, end_process_after
@@ -38,14 +39,14 @@ class Assignment:
 
     :ivar number: the worker's, which is part of the ids of its events.
     :ivar journal: where it notes what it owes to Kong.
-    :ivar desk: which desk of the journal it has.
+    :ivar area: which receive area of the journal it has.
     :ivar channel: file descriptor of the channel to the supervisor.
     :ivar supervisor: the supervisor's process id.
     """
 
     number: int
     journal: Journal
-    desk: int
+    area: int
     channel: int
     supervisor: int
 
@@ -65,9 +66,9 @@ class Worker:
         self.settings = settings
         self.assignment = assignment
         self.core = core = ServingCore(settings, plugins)
-        core.dispatcher.be_worker(assignment.number)
+        core.dispatcher.tag_event_ids(assignment.number)
         core.status.connections = self._connections
-        self.routes = Routes(assignment.number, core.loop, core.dispatcher.lets_lost_pass)
+        self.routes = Routes(assignment.number, core.loop, core.dispatcher.lost_events_pass)
         self._messages: dict[str, Callable[..., object]] = {
             "store": self._use_store,
             "numbers": self._send_numbers,
@@ -77,9 +78,10 @@ class Worker:
         }
         self.channel = SupervisorChannel(
             assignment.journal,
-            assignment.desk,
+            assignment.area,
             core.dispatcher,
             core.unfinished,
+            settings.max_message,
             self.routes,
             self._receive,
             self._supervisor_gone,
@@ -92,10 +94,12 @@ class Worker:
         on_command = core.dispatcher.on_command
         on_command("plugin.GetStatus", self._get_status)
         on_command("plugin.CloseInstance", self._close_instance)
-        on_command("kongps.Status", core.commands.get_status)
-        on_command("kongps.CloseInstance", core.instances.drop)
-        on_command("kongps.Abandon", core.dispatcher.abandon_event)
-        on_command("kongps.Drained", self._drained_peers.add)
+        self._peer_commands: dict[str, Callable[[Any], object]] = {
+            "kongps.Status": core.commands.get_status,
+            "kongps.CloseInstance": core.instances.drop,
+            "kongps.Abandon": core.dispatcher.abandon_event,
+            "kongps.Drained": self._drained_peers.add,
+        }
 
     def run(self) -> None:
         """Serves until the supervisor ends it, or is gone."""
@@ -126,7 +130,7 @@ class Worker:
     # --- messages of the supervisor --------------------------------------------------------------
 
     def _send(self, name: str, *args: object) -> None:
-        self.channel.tell(packed(name, *args))
+        self.channel.send(packed(name, *args))
 
     def _receive(self, data: bytes, fds: list[int]) -> None:
         receive({**self._messages, "link": partial(self._link, fds)}, data)
@@ -140,7 +144,7 @@ class Worker:
     def _link(self, fds: list[int], worker: int) -> None:
         """A link with another worker: two sockets."""
         calls, answers = fds
-        self.routes.add(worker, calls, answers, self.core.dispatcher)
+        self.routes.add(worker, calls, answers, self.core.dispatcher, self._peer_commands)
         self._send("linked", worker)
 
     def _send_numbers(self, request: int) -> None:

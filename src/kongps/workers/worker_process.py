@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Callable
 
-from kongps.core.workers.handover import ConnectionBroker, WorkerChannel
+from kongps.core.workers.broker import ConnectionBroker, WorkerChannel
 from kongps.core.workers.journal import Journal
 from kongps.workers.messages import packed
 from kongps.workers.worker import Assignment
@@ -52,7 +52,7 @@ class WorkerProcess:
 
     def send(self, name: str, *args: object, fds: Iterable[int] = ()) -> None:
         """Sends it a message; see ``Worker`` for those that there are."""
-        self.channel.tell(packed(name, *args), list(fds))
+        self.channel.send(packed(name, *args), list(fds))
 
     def kill(self) -> None:
         """Kills the process, if it is still there."""
@@ -94,7 +94,7 @@ class WorkerProcesses:
     @property
     def room(self) -> int:
         """How many more there may be."""
-        return self._journal.desks - len(self)
+        return self._journal.areas - len(self)
 
     def of(self, generation: int | None) -> list[WorkerProcess]:
         """Those of a generation."""
@@ -113,8 +113,8 @@ class WorkerProcesses:
         :param receive: called with the worker and each message that it sends.
         :returns: in the worker's process, what it is to do.
         """
-        used = {worker.channel.desk for worker in self}
-        desk = next(desk for desk in range(self._journal.desks) if desk not in used)
+        used = {worker.channel.area for worker in self}
+        area = next(area for area in range(self._journal.areas) if area not in used)
         alive = {worker.number for worker in self}
         self._number = (self._number + 1) % MOST_NUMBERS
         while self._number in alive:
@@ -126,9 +126,9 @@ class WorkerProcesses:
         pid = os.fork()
         if pid == 0:
             near.close()
-            return Assignment(self._number, self._journal, desk, far.detach(), supervisor)
+            return Assignment(self._number, self._journal, area, far.detach(), supervisor)
         far.close()
-        channel = WorkerChannel(self.broker, desk, lambda data, fds: receive(worker, data), None)
+        channel = WorkerChannel(self.broker, area, lambda data, fds: receive(worker, data), None)
         worker = WorkerProcess(self._number, pid, generation, time.monotonic(), channel)
         self._by_pid[pid] = worker
         channel.start(self._loop, near.detach())
@@ -146,7 +146,7 @@ class WorkerProcesses:
             worker = self._by_pid.pop(pid, None)
             if worker is None:
                 continue
-            connections = self.broker.bereave(worker.channel)
+            connections = self.broker.worker_died(worker.channel)
             worker.channel.hang_up()
             self.confirm(worker.number)
             yield worker, _how_it_ended(status), connections

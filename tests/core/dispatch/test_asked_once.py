@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from client import dispatcher_with
+from core_defaults import new_dispatcher
 from msgpack_recordings import Recording, files
 
 from kongps.core.dispatch.dispatcher import Dispatcher
-from kongps.core.runners.inline import InlineRunner
 from kongps.core.wire.function import registered
 from kongps.errors import PDKError
 from kongps.pdk.asked_once import ASKED_ONCE
@@ -17,7 +17,7 @@ from kongps.pdk.asked_once import ASKED_ONCE
 
 @pytest.fixture
 def dispatcher() -> Dispatcher:
-    return Dispatcher(InlineRunner())
+    return new_dispatcher()
 
 
 def test_a_second_call_is_not_sent(dispatcher: Dispatcher) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from client import Direct, RPCError, dispatcher_with
+from core_defaults import new_dispatcher
 from made_plugins import plugin_of
 
-from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
-from kongps.core.runners.inline import InlineRunner
-from kongps.errors import KongpsError, PDKError
+from kongps.core.dispatch.dispatcher import Dispatcher
+from kongps.core.dispatch.instance import Instance
+from kongps.errors import HandlerExit, KongpsError, PDKError
 
 UNEXPECTED = {
     "Method": "kong.response.exit",
@@ -26,7 +27,7 @@ UNEXPECTED = {
 
 @pytest.fixture
 def dispatcher() -> Dispatcher:
-    return Dispatcher(InlineRunner())
+    return new_dispatcher()
 
 
 def asked(answer: Any) -> tuple[str, list[Any]]:
@@ -254,7 +255,7 @@ def test_events_without_a_step_for_long_are_ended(dispatcher: Dispatcher) -> Non
         finally:
             trail.append("finally")
 
-    impatient = Dispatcher(InlineRunner(), event_timeout=0.05)
+    impatient = new_dispatcher(event_timeout=0.05)
     wire = dispatcher_with(impatient, handler)
     asked_for = wire.event(1)
     time.sleep(0.06)
@@ -302,7 +303,7 @@ def test_a_step_for_an_event_that_is_lost_ends_the_request(dispatcher: Dispatche
 
 
 def test_a_step_for_an_event_that_is_lost_lets_the_request_through_if_told_so() -> None:
-    wire = Direct(Dispatcher(InlineRunner(), on_error="open"))
+    wire = Direct(new_dispatcher(on_error="open"))
     assert wire.step({"EventId": 64})["Data"] == "ret"
 
 

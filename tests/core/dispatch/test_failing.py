@@ -10,13 +10,14 @@ from typing import Any, Callable
 
 import pytest
 from client import Client, DirectProtobuf, RPCError, dispatcher_with, failed, protobuf_with
+from core_defaults import new_dispatcher
 from made_plugins import plugin_of
 from plugin_files import write
 from server_process import run, serving
 
-from kongps.core.dispatch.dispatcher import Dispatcher, Instance
+from kongps.core.dispatch.dispatcher import Dispatcher
+from kongps.core.dispatch.instance import Instance
 from kongps.core.report import LONGEST_TOLD, traceback_of
-from kongps.core.runners.inline import InlineRunner
 from kongps.errors import PluginError
 from kongps.plugins.loader import from_object
 
@@ -33,7 +34,7 @@ def asked_raising(kong: Any) -> None:
 
 
 def dispatcher(on_error: str = "closed", **options: Any) -> Dispatcher:
-    return Dispatcher(InlineRunner(), on_error=on_error, **options)
+    return new_dispatcher(on_error=on_error, **options)
 
 
 def failing(

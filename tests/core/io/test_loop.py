@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from core_defaults import MAX_MESSAGE, new_dispatcher
 
 from kongps.core.connection import Unfinished, serve
-from kongps.core.dispatch.dispatcher import Dispatcher
 from kongps.core.io.loop import DescriptorLost, Loop
-from kongps.core.runners.inline import InlineRunner
 
 
 def open_fds() -> set[int]:
@@ -33,8 +32,8 @@ class Served:
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(self.path)
         self.listening.listen()
-        dispatcher = Dispatcher(InlineRunner())
-        serve(self.loop, self.listening, dispatcher, Unfinished(1 << 20))
+        dispatcher = new_dispatcher()
+        serve(self.loop, self.listening, dispatcher, Unfinished(1 << 20), MAX_MESSAGE)
 
     def fd(self, kind: str) -> int:
         return next(fd for fd, link in self.loop_fds.items() if link.startswith(kind))

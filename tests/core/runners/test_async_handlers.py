@@ -615,7 +615,7 @@ def test_the_async_pdk_has_the_functions_of_the_pdk() -> None:
     import ast
 
     from kongps import pdk
-    from kongps.core.dispatch.dispatcher import Namespace
+    from kongps.core.dispatch.namespace import Namespace
     from kongps.pdk.aio import AsyncKong
 
     classes = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from core_defaults import MAX_MESSAGE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ def request(sequence: int, method: str, *args: Any) -> bytes:
 
 
 def calls_of(*pieces: bytes) -> list[dict[str, Any]]:
-    protocol = MsgPackRPC()
+    protocol = MsgPackRPC(MAX_MESSAGE)
     calls = []
     for piece in pieces:
         protocol.receive_data(piece)
@@ -193,7 +194,7 @@ def answer(protocol: MsgPackRPC) -> Any:
 
 
 def test_answers_have_the_forms_that_kong_reads() -> None:
-    protocol = MsgPackRPC()
+    protocol = MsgPackRPC(MAX_MESSAGE)
     protocol.send_return(70000, 5)
     assert answer(protocol) == [1, 70000, None, {"EventId": 5, "Data": "ret"}]
     protocol.send_pdk_call(2, 300, "kong.response.set_header", ("x", "1"))
@@ -207,7 +208,7 @@ def test_answers_have_the_forms_that_kong_reads() -> None:
 
 
 def test_an_argument_that_cannot_be_packed_leaves_no_half_answer() -> None:
-    protocol = MsgPackRPC()
+    protocol = MsgPackRPC(MAX_MESSAGE)
     protocol.send_return(1, 1)
     before = len(protocol.data_to_send())
     protocol.send_return(1, 1)

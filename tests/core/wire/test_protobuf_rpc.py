@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 from client import Asked, DirectProtobuf, frame, protobuf_with, split_frames
+from core_defaults import MAX_MESSAGE, new_dispatcher, new_session
 from hypothesis import given
 from hypothesis import strategies as st
 from made_plugins import plugin_of
 
-from kongps.core.dispatch.dispatcher import Dispatcher, HandlerExit, Instance
-from kongps.core.runners.inline import InlineRunner
-from kongps.core.session import Session
+from kongps.core.dispatch.dispatcher import Dispatcher
+from kongps.core.dispatch.instance import Instance
 from kongps.core.wire.function import registered
 from kongps.core.wire.protobuf import decode_message, encode_message
 from kongps.core.wire.protobuf_rpc import ProtobufRPC
 from kongps.core.wire.tables import ADAPTED, RPCS
-from kongps.errors import PackError, PDKError, ProtocolError
+from kongps.errors import HandlerExit, PackError, PDKError, ProtocolError
 from kongps.server.core import make_dispatcher
 
 # Bytes of calls that are sent before an answer is waited for, and of a frame with a call of Kong.
@@ -35,7 +35,7 @@ MAX_ANSWER_SIZE = 64 * 1024 * 1024
 
 @pytest.fixture
 def dispatcher() -> Dispatcher:
-    return Dispatcher(InlineRunner())
+    return new_dispatcher()
 
 
 def call(**fields: Any) -> bytes:
@@ -43,7 +43,7 @@ def call(**fields: Any) -> bytes:
 
 
 def calls_of(*pieces: bytes) -> list[dict[str, Any]]:
-    protocol = ProtobufRPC()
+    protocol = ProtobufRPC(MAX_MESSAGE)
     calls = []
     for piece in pieces:
         protocol.receive_data(piece)
@@ -57,7 +57,26 @@ def calls_of(*pieces: bytes) -> list[dict[str, Any]]:
                     for name in ("kind", "sequence", "target", "phase", "method", "value")
                 }
             )
+            if found.kind == "command":
+                protocol.send_result(found.sequence, None)
+            else:
+                protocol.send_return(found.sequence, 1)
     return calls
+
+
+def asked(**fields: Any) -> ProtobufRPC:
+    """A connection on which Kong has made a call."""
+    protocol = ProtobufRPC(MAX_MESSAGE)
+    ask(protocol, **fields)
+    return protocol
+
+
+def ask(protocol: ProtobufRPC, **fields: Any) -> None:
+    protocol.receive_data(call(**fields))
+    assert protocol.next() is not None
+
+
+EVENT = {"instance_id": 1, "event_name": "access"}
 
 
 def functions(asked: list[Asked | None]) -> list[str | None]:
@@ -188,12 +207,14 @@ def returned(protocol: ProtobufRPC) -> dict[str, Any]:
 
 
 def test_answers_have_the_forms_that_kong_reads() -> None:
-    protocol = ProtobufRPC()
+    protocol = asked(sequence=2128, cmd_handle_event=EVENT)
     protocol.send_return(2128, 5)
     assert protocol.data_to_send() == frame() + frame(bytes.fromhex("08d010"))  # recorded
+    ask(protocol, sequence=2, cmd_get_plugin_names={})
     protocol.send_result(2, ["one", "two"])
     assert returned(protocol) == {"sequence": 2, "plugin_names": {"names": ["one", "two"]}}
     status = {"Name": "hello", "Id": 2**31 - 1, "Config": {"a": False}, "StartTime": 1.9}
+    ask(protocol, sequence=3, cmd_start_instance={"name": "hello", "config": b"{}"})
     protocol.send_result(3, status)
     assert returned(protocol) == {
         "sequence": 3,
@@ -203,6 +224,7 @@ def test_answers_have_the_forms_that_kong_reads() -> None:
         "Name": "hello", "Phases": ["access", "log"], "Version": "1.2.3", "Priority": -5,
         "Schema": {"name": "hello", "fields": []}, "ModTime": 1.5, "LoadTime": 2.5,
     }  # fmt: skip
+    ask(protocol, sequence=4, cmd_get_plugin_info={"name": "hello"})
     protocol.send_result(4, info)
     found = returned(protocol)["plugin_info"]
     assert json.loads(found.pop("schema")) == info["Schema"]
@@ -214,23 +236,25 @@ def test_answers_have_the_forms_that_kong_reads() -> None:
 
 
 def test_an_error_is_a_return_without_a_result() -> None:
-    protocol = ProtobufRPC()
+    protocol = asked(sequence=5, cmd_get_plugin_info={"name": "x"})
     protocol.send_error(5, "there is no plugin 'x' on this server")
     assert returned(protocol) == {"sequence": 5}
     assert not protocol.closing
 
 
 def test_a_result_that_cannot_be_packed_leaves_no_half_answer() -> None:
-    protocol = ProtobufRPC()
+    protocol = asked(sequence=3, cmd_get_plugin_names={})
     with pytest.raises(PackError):
         protocol.send_result(3, {"Name": "x", "Id": 2**40, "StartTime": 0})
     assert protocol.data_to_send() == b""
 
 
 def test_an_argument_that_cannot_be_carried_leaves_no_half_call() -> None:
-    protocol = ProtobufRPC()
+    protocol = asked(sequence=1, cmd_handle_event=EVENT)
     protocol.send_pdk_call(1, 1, "kong.response.set_header", ("x", "1"))
     before = protocol.data_to_send()
+    protocol.receive_data(frame())
+    assert protocol.next() is not None
     protocol.send_pdk_call(1, 1, "kong.response.set_header", ("x", "1"))
     for args in (("x", [object()]), ("x", [1, {"a": None}])):
         with pytest.raises(PackError, match=r"kong.response.set_header: .*MsgPack:1"):
@@ -609,7 +633,7 @@ def test_answers_to_a_burst_may_be_cut_anywhere(cuts: list[int]) -> None:
         ten_setters(kong)
         seen.append(kong.request.get_path())
 
-    wire = protobuf_with(Dispatcher(InlineRunner()), handler)
+    wire = protobuf_with(new_dispatcher(), handler)
     wire.begin(1)
     wire.waiting()
     answers = frame() * 10 + frame(b"\x0a\x05/path")
@@ -1037,7 +1061,7 @@ def test_a_connection_lost_after_its_event_does_nothing(
     wire.session.connection_lost()
     assert dispatcher.live_events == 0
     assert caplog.records == []
-    Session(dispatcher).connection_lost()
+    new_session(dispatcher).connection_lost()
 
 
 # --- what ProtoBuf:1 cannot carry ----------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kongps.core.dispatch.dispatcher import Namespace, namespace
+from kongps.core.dispatch.namespace import Namespace, namespace
 from kongps.pdk._check import check_range
 from kongps.pdk.service.request import ServiceRequest
 from kongps.pdk.service.response import ServiceResponse

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
-from kongps.core.dispatch.dispatcher import Namespace
+from kongps.core.dispatch.namespace import Namespace
 from kongps.pdk._check import check_choice, check_headers, check_query
 from kongps.pdk.entities import HeaderValue
 

@@ -1,19 +1,28 @@
 """One connection from Kong without I/O: a protocol joined to the dispatcher."""
 
-from kongps.core.io.buffer cimport Buffer
 from kongps.core.dispatch.dispatcher cimport Dispatcher
-from kongps.core.wire.protocol cimport Call, Protocol
+from kongps.core.io.buffer cimport Buffer
+from kongps.core.wire.protocol cimport Call, Outlet, Protocol
 
 
 cdef class Session:
     cdef Dispatcher dispatcher
     cdef readonly Protocol protocol   # None until it is recognised
-    cdef Buffer opening               # the first bytes, until then
+    cdef Outlet outlet                # what sends its bytes; None without a connection
+    cdef Buffer* outbox               # the protocol's
+    cdef Buffer opening               # the first bytes, until the protocol is recognised
+    cdef Buffer nothing               # what there is to send until then
+    cdef size_t max_message
     cdef Call call
 
-    cdef int receive(self, const char* data, size_t size) except -1
+    cdef int feed(self, const char* data, size_t size) except -1
+    cdef bint pump(self, size_t most_unsent, double now) except -1
+    cdef int carry_out(self, Call call, double now) except -1
     cdef int recognise(self) except -1
-    cdef bint carry_out(self, size_t most_unsent) except -1
+    cdef int speak(self, Protocol protocol) except -1
     cdef bint full(self) noexcept
-    cdef bint busy(self) except -1
+    cdef bint is_closing(self) noexcept
+    cdef size_t unread(self) noexcept
+    cdef bint idle(self) except -1
+    cdef bint expects_step(self) except -1
     cdef int lost(self) except -1

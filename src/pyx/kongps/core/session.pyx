@@ -13,11 +13,12 @@ of one is taken for the other.
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
+from kongps.core.dispatch.dispatcher cimport Dispatcher
 from kongps.core.io.buffer cimport buffer_append, buffer_free, buffer_size
 from kongps.core.io.clock cimport coarse_monotonic
 from kongps.core.wire.msgpack_rpc cimport MsgPackRPC
 from kongps.core.wire.protobuf_rpc cimport MAX_CALL_SIZE, ProtobufRPC
-from kongps.core.wire.protocol cimport MOST_CALLS
+from kongps.core.wire.protocol cimport MAX_UNANSWERED_CALLS, Call, Protocol, unread
 
 from kongps.errors import ProtocolError
 
@@ -28,91 +29,114 @@ cdef enum:
 cdef class Session:
     """One connection from Kong: bytes in, handlers run, bytes out.
 
-    :param dispatcher: whom the calls are for.
+    :param dispatcher: what carries out its calls.
+    :param max_message: bytes of the longest message taken; a longer one closes the connection.
     """
 
-    def __init__(self, Dispatcher dispatcher not None):
+    def __cinit__(self):
+        self.outbox = &self.nothing
+
+    def __init__(self, Dispatcher dispatcher not None, size_t max_message):
         self.dispatcher = dispatcher
+        self.max_message = max_message
         self.call = Call()
 
     def __dealloc__(self):
         buffer_free(&self.opening)
 
-    cdef int receive(self, const char* data, size_t size) except -1:
-        """Takes bytes from Kong.
+    cdef int feed(self, const char* data, size_t size) except -1:
+        """Takes bytes from Kong; ``pump`` then carries out what they complete.
 
         :raises ProtocolError: they begin no protocol of Kong.
         """
         if self.protocol is not None:
-            return self.protocol.receive(data, size)
+            return buffer_append(&self.protocol.inbox, data, size)
         buffer_append(&self.opening, data, size)
-        if buffer_size(&self.opening) >= OPENING_SIZE:
-            self.recognise()
-        return 0
+        return self.recognise() if buffer_size(&self.opening) >= OPENING_SIZE else 0
 
     cdef int recognise(self) except -1:
+        """Chooses the protocol by the first bytes: one line for each that there is."""
         cdef const uint8_t* first = <const uint8_t*>self.opening.data + self.opening.begin
         cdef uint32_t length
         memcpy(&length, first, OPENING_SIZE)
         if length <= MAX_CALL_SIZE:
-            self.protocol = ProtobufRPC()
+            self.speak(ProtobufRPC(self.max_message))
         elif first[0] == 0x94 and first[1] == 0x00:
-            self.protocol = MsgPackRPC()
+            self.speak(MsgPackRPC(self.max_message))
         else:
             raise ProtocolError(
                 f"it begins with {(<const char*>first)[:OPENING_SIZE].hex()}, as neither "
                 "MsgPack:1 nor ProtoBuf:1 does"
             )
-        self.protocol.longest = self.dispatcher.max_message
-        self.protocol.receive(<const char*>first, buffer_size(&self.opening))
+        buffer_append(&self.protocol.inbox, first, buffer_size(&self.opening))
         buffer_free(&self.opening)
         return 0
 
-    cdef bint carry_out(self, size_t most_unsent) except -1:
+    cdef int speak(self, Protocol protocol) except -1:
+        """The protocol is known."""
+        self.protocol = protocol
+        self.outbox = &protocol.outbox
+        protocol.outlet = self.outlet
+        return 0
+
+    cdef bint pump(self, size_t most_unsent, double now) except -1:
         """Carries out the calls that came, until more than `most_unsent` bytes of answers wait.
 
         Returns whether it stopped for that, with calls left.
 
         :raises ProtocolError: the connection must be closed.
         """
+        cdef bint more = False
         if self.protocol is None:
             return False
-        while buffer_size(&self.protocol.outbox) <= most_unsent:
-            if self.full():
-                self.call.value = None
-                return False
-            if not self.protocol.next_call(self.call):
-                self.call.value = None
-                return False
-            self.dispatcher.handle(self.call, self.protocol)
+        while True:
+            if buffer_size(self.outbox) > most_unsent:
+                more = True
+                break
+            if self.full() or not self.protocol.take_call(self.call):
+                break
+            self.carry_out(self.call, now)
         self.call.value = None
-        return True
+        return more
+
+    cdef int carry_out(self, Call call, double now) except -1:
+        """Carries out one call, which came at `now`, monotonic seconds."""
+        return self.dispatcher.handle(call, self.protocol, now)
 
     cdef bint full(self) noexcept:
         """Whether so many calls wait for answers that no further one is carried out."""
-        return self.protocol.calls >= MOST_CALLS and not self.protocol.is_peer
+        return self.protocol.unanswered_calls >= MAX_UNANSWERED_CALLS
 
-    cdef bint busy(self) except -1:
-        """Whether a message has not come whole, or Kong is likely to go on with an event here."""
+    cdef bint is_closing(self) noexcept:
+        """Whether the connection is to be closed when what is in the outbox has been sent."""
+        return self.protocol is not None and self.protocol.closing
+
+    cdef size_t unread(self) noexcept:
+        """Bytes of a message that has not come whole, or of a call that is not carried out yet."""
+        return buffer_size(&self.opening) if self.protocol is None else unread(self.protocol)
+
+    cdef bint idle(self) except -1:
+        """Whether neither side waits for the other, and nothing has come or gone in part."""
         if self.protocol is None:
-            return buffer_size(&self.opening) > 0
-        if self.protocol.asked and self.protocol.elsewhere is not None and not (
-            self.protocol.elsewhere.is_here(self.protocol.asked)
-        ):
-            return True  # who knows
+            return buffer_size(&self.opening) == 0
+        return self.protocol.is_idle()
+
+    cdef bint expects_step(self) except -1:
+        """Whether Kong is likely to go on with a call or an event on this connection."""
+        if self.protocol is None:
+            return False
         return (
-            self.protocol.is_peer
-            or buffer_size(&self.protocol.inbox) > 0
-            or self.protocol.calls > 0
-            or self.protocol.owed() > 0
+            self.protocol.unanswered_calls > 0
+            or self.protocol.unanswered_functions() > 0
             or self.dispatcher.find_event(self.protocol.asked) is not None
         )
 
     cdef int lost(self) except -1:
-        """The connection is gone."""
-        if self.protocol is not None:
-            self.dispatcher.connection_lost(self.protocol)
-        return 0
+        """The connection is gone; the event that it belonged to ends."""
+        if self.protocol is None:
+            return 0
+        self.protocol.outlet = None
+        return self.dispatcher.connection_lost(self.protocol)
 
     def receive_data(self, const unsigned char[::1] data not None):
         """Takes bytes from Kong and carries out every call that they complete.
@@ -121,9 +145,8 @@ cdef class Session:
         :raises ProtocolError: what came is no protocol of Kong; the connection must be closed.
         """
         if data.shape[0]:
-            self.dispatcher.heard = coarse_monotonic()
-            self.receive(<const char*>&data[0], <size_t>data.shape[0])
-            self.carry_out(<size_t>-1)
+            self.feed(<const char*>&data[0], <size_t>data.shape[0])
+            self.pump(<size_t>-1, coarse_monotonic())
 
     def data_to_send(self):
         """:returns: the bytes for Kong that were not yet taken; they are taken with this."""
@@ -132,8 +155,8 @@ cdef class Session:
     @property
     def closing(self):
         """Whether the connection is to be closed when ``data_to_send`` has been sent."""
-        return self.protocol is not None and self.protocol.closing
+        return self.is_closing()
 
     def connection_lost(self):
-        """Says that the connection is gone; the event that it belonged to ends."""
+        """Ends the event that the connection belonged to."""
         self.lost()

@@ -1,6 +1,6 @@
 """Handlers that are ``async def``, on an asyncio loop in a thread of its own."""
 
-from kongps.core.dispatch.dispatcher cimport Event
+from kongps.core.dispatch.event cimport Event
 from kongps.core.runners.off_loop cimport HandlerTask, Message, OffLoopRunner
 
 

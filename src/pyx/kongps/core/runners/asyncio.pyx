@@ -14,7 +14,8 @@ from logging import ERROR, WARNING
 
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from kongps.core.dispatch.dispatcher cimport AWAY, CachedAnswer, Event, must_have_run
+from kongps.core.dispatch.answers cimport CachedAnswer
+from kongps.core.dispatch.event cimport OFF_LOOP, Event, must_have_run
 from kongps.core.io.clock cimport monotonic
 from kongps.core.io.loop_lock cimport LoopLock
 from kongps.core.runners.off_loop cimport (
@@ -24,7 +25,7 @@ from kongps.core.wire.function cimport Function
 
 from greenlet import getcurrent, greenlet
 
-from kongps.core.dispatch.dispatcher import HandlerExit
+from kongps.errors import HandlerExit
 from kongps.core.io.loop import DescriptorLost
 from kongps.core.report import place_of, report
 from kongps.core.runners.threads import Thread
@@ -246,7 +247,7 @@ cdef class AsyncRunner(OffLoopRunner):
         task.home = self.thread()
         task.event = event
         event.task = task
-        event.hold()
+        event.leave_loop()
         return task.home.do_soon(partial(task.home.begin, task))
 
     def submit(self, function, done, str what not None, str path not None):
@@ -293,8 +294,8 @@ cdef class AsyncRunner(OffLoopRunner):
         self.wait_in_queue(task)
         if task.over:  # a coroutine that the handler has begun goes on after it
             raise PDKError(function.name, EVENT_IS_OVER)
-        if function.asked_once and event.told is not None and event.state == AWAY:
-            told = event.find_told(function, args)
+        if event.state == OFF_LOOP:
+            told = event.find_cached(function, args)
             if told is not None:
                 task.home.free(task)
                 return told.value

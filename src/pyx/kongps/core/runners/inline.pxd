@@ -1,6 +1,6 @@
 """Handlers in greenlets on the loop's thread: the fast path."""
 
-from kongps.core.dispatch.dispatcher cimport Event, Runner
+from kongps.core.dispatch.event cimport Event, Runner
 from kongps.core.runners.greenlet cimport greenlet
 from kongps.core.runners.watchdog cimport Visits
 

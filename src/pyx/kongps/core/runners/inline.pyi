@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kongps.core.dispatch.dispatcher import Runner
+from kongps.core.dispatch.event import Runner
 from kongps.core.runners.watchdog import Visits
 
 _T = TypeVar("_T")

@@ -10,9 +10,9 @@ from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from kongps.core.dispatch.dispatcher cimport (
-    AWAY, OVER, RUNNING, WAITING, CachedAnswer, Event, Runner, must_have_run,
-)
+from kongps.core.dispatch.answers cimport CachedAnswer
+from kongps.core.dispatch.namespace cimport make_kong
+from kongps.core.dispatch.event cimport OFF_LOOP, OVER, RUNNING, WAITING, Event, Runner, must_have_run
 from kongps.core.runners.greenlet cimport (
     PyGreenlet_GetCurrent, PyGreenlet_Import, PyGreenlet_New, PyGreenlet_Switch,
     PyGreenlet_Throw, greenlet,
@@ -20,10 +20,11 @@ from kongps.core.runners.greenlet cimport (
 from kongps.core.runners.thread_locals cimport swap_thread_locals
 from kongps.core.runners.watchdog cimport Visits
 from kongps.core.wire.function cimport Function
+from kongps.core.wire.protocol cimport send_answer
 
 from greenlet import GreenletExit
 
-from kongps.core.dispatch.dispatcher import HandlerExit
+from kongps.errors import HandlerExit
 from kongps.core.wire.body_file import BodyFile
 from kongps.errors import PDKError
 
@@ -51,15 +52,15 @@ cdef class HandlerGreenlet:
             try:
                 PyContext_Enter(context)
                 try:
-                    must_have_run(event.instance.handlers[event.phase](event.make_pdk()))
+                    must_have_run(event.instance.handlers[event.phase](make_kong(event)))
                 finally:
                     PyContext_Exit(context)
                 event.returned()
             except BaseException as error:
-                if event.state == AWAY:
-                    event.take_back()  # thrown into it while a body is read
+                if event.state == OFF_LOOP:
+                    event.return_to_loop()  # thrown into it while a body is read
                 elif event.state == WAITING and isinstance(error, GreenletExit):
-                    event.dispatcher.forget_event(event)
+                    event.end()
                     return  # the greenlet is thrown away; it must end
                 event.raised(error)
             event.task = None
@@ -126,8 +127,8 @@ cdef class InlineRunner(Runner):
         """Switches to an event's greenlet; to end its handler, with `to_end`."""
         cdef Event outer = self.visits.event
         cdef HandlerGreenlet one = <HandlerGreenlet?>event.task
-        cdef PyObject* locals = swap_thread_locals(event.locals)
-        event.locals = NULL
+        cdef PyObject* locals = swap_thread_locals(event.thread_locals)
+        event.thread_locals = NULL
         self.loop = PyGreenlet_GetCurrent()
         self.visits.thread = PyThread_get_thread_ident()
         self.visits.event = event
@@ -139,10 +140,10 @@ cdef class InlineRunner(Runner):
                 PyGreenlet_Switch(one.greenlet, NULL, NULL)
         finally:
             self.visits.event = outer
-            event.locals = swap_thread_locals(locals)
+            event.thread_locals = swap_thread_locals(locals)
             self.visits.leave(event)
-            if (to_end or event.task is None) and event.locals != NULL:
-                event.drop_locals()
+            if (to_end or event.task is None) and event.thread_locals != NULL:
+                event.drop_thread_locals()
         return 0
 
     cdef int give_back(self, HandlerGreenlet one) except -1:
@@ -176,8 +177,8 @@ cdef class InlineRunner(Runner):
                 function.name, "called from a greenlet that the handler has made; call it from "
                 "the handler itself",
             )
-        if function.asked_once and event.told is not None and event.state == RUNNING:
-            told = event.find_told(function, args)
+        if event.state == RUNNING:
+            told = event.find_cached(function, args)
             if told is not None:
                 return told.value
         event.ask(function, args)
@@ -186,7 +187,7 @@ cdef class InlineRunner(Runner):
         if event.state == RUNNING:
             return None  # without a result, and not waited for
         PyGreenlet_Switch(self.loop, NULL, NULL)
-        while event.state == WAITING or event.state == AWAY:
+        while event.state == WAITING or event.state == OFF_LOOP:
             self.give_back(one)  # plugin code has woken it
         value = event.value
         event.value = None
@@ -194,8 +195,7 @@ cdef class InlineRunner(Runner):
             raise PDKError(function.name, str(value))
         if type(value) is BODY_FILE:
             return value.read(function.name)  # there are no threads
-        if function.asked_once:
-            event.remember(function, args, value)
+        event.cache(function, args, value)
         return value
 
     cdef int abandon(self, Event event) except -1:
@@ -209,7 +209,7 @@ cdef class InlineRunner(Runner):
         """Reads the body in a thread: it may be large, or the disk slow. The event waits."""
         cdef object body = event.value
         event.value = None
-        event.hold()
+        event.leave_loop()
         self.submit(
             partial(body.read, "kong.request.get_raw_body"), partial(self._body_read, event),
             f"reading the request's body for {event.describe()}", event.instance.plugin.path,
@@ -218,15 +218,15 @@ cdef class InlineRunner(Runner):
 
     def _body_read(self, Event event not None, value, error):
         """Gives the handler the body. On the loop's thread."""
-        if event.state != AWAY:
+        if event.state != OFF_LOOP:
             return  # given up, or Kong has left
-        event.take_back()
+        event.return_to_loop()
         event.failed = error is not None
         event.value = value
         if error is not None:
             event.value = error.reason if isinstance(error, PDKError) else repr(error)
-        event.dispatcher.run(event, False)
-        event.protocol.send()
+        event.run(False)
+        send_answer(event.protocol)
 
     cdef object give_up(self, Event event):
         return None if event.task is None else "reading the request's body from Kong's file"

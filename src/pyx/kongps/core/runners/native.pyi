@@ -1,6 +1,6 @@
 from collections.abc import Callable
 
-from kongps.core.dispatch.dispatcher import Namespace
+from kongps.core.dispatch.namespace import Namespace
 
 def use_log_arguments(
     convert: Callable[[str, tuple[object, ...]], tuple[object, ...]],

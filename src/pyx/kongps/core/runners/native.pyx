@@ -15,7 +15,9 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint64_t, uintptr_t
 from libc.string cimport memset, strlen
 
-from kongps.core.dispatch.dispatcher cimport Event, Namespace
+from kongps.core.dispatch.event cimport Event
+
+from kongps.core.dispatch.namespace cimport Namespace
 from kongps.core.wire.function cimport find_function
 
 from kongps.errors import NativeError

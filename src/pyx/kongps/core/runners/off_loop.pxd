@@ -14,7 +14,7 @@ The states of a handler that runs elsewhere, and what brings it from one to the 
     ENDED        ``ended``; its thread is free for the next event
 """
 
-from kongps.core.dispatch.dispatcher cimport Event, Runner
+from kongps.core.dispatch.event cimport Event, Runner
 from kongps.core.io.loop_lock cimport LoopLock
 from kongps.core.wire.function cimport Function
 

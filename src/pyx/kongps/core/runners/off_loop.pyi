@@ -1,6 +1,6 @@
 from collections.abc import Callable
 
-from kongps.core.dispatch.dispatcher import Runner
+from kongps.core.dispatch.event import Runner
 from kongps.core.io.loop_lock import LoopLock
 
 class OffLoopRunner(Runner):

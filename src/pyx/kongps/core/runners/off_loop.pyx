@@ -11,11 +11,12 @@ from logging import ERROR
 
 from posix.unistd cimport _exit
 
-from kongps.core.dispatch.dispatcher cimport AWAY, OVER, RUNNING, WAITING, Event, Runner
+from kongps.core.dispatch.event cimport OFF_LOOP, OVER, RUNNING, WAITING, Event, Runner
 from kongps.core.io.loop_lock cimport LoopLock
 from kongps.core.wire.function cimport Function
+from kongps.core.wire.protocol cimport push_answer
 
-from kongps.core.dispatch.dispatcher import HandlerExit
+from kongps.errors import HandlerExit
 from kongps.core.report import report
 from kongps.errors import PDKError
 
@@ -96,13 +97,13 @@ cdef class OffLoopRunner(Runner):
         given_up = event.task is not task
         if not given_up:
             event.task = None
-            if event.state == AWAY:
-                event.take_back()
+            if event.state == OFF_LOOP:
+                event.return_to_loop()
         if task.message == RAISED:
             event.raised(task.value)
         elif not given_up:
             event.returned()
-        event.protocol.push()
+        push_answer(event.protocol)
         task.event = None
         task.value = None
         return self.ended(task)
@@ -110,10 +111,10 @@ cdef class OffLoopRunner(Runner):
     cdef int receive_call(self, HandlerTask task) except -1:
         """With the loop's lock: asks Kong what a handler elsewhere wants to ask."""
         cdef Event event = task.event
-        if event.task is not task or event.state != AWAY:  # given up, or over
+        if event.task is not task or event.state != OFF_LOOP:  # given up, or over
             task.outcome = ENDS
             return self.answer(task)
-        event.take_back()
+        event.return_to_loop()
         try:
             event.ask(task.function, task.args)
         except BaseException as error:
@@ -126,9 +127,9 @@ cdef class OffLoopRunner(Runner):
         task.asked = event.state == WAITING
         if not task.asked:
             if event.state == RUNNING:
-                event.hold()
+                event.leave_loop()
             self.answer(task)
-        return event.protocol.push()
+        return push_answer(event.protocol)
 
     cdef int resume(self, Event event) except -1:
         cdef HandlerTask task = <HandlerTask?>event.task
@@ -136,9 +137,9 @@ cdef class OffLoopRunner(Runner):
         task.outcome = FAILED if event.failed else ANSWERED
         task.value = event.value
         event.value = None
-        if not event.failed and task.function.asked_once:
-            event.remember(task.function, task.args, task.value)
-        event.hold()
+        if not event.failed:
+            event.cache(task.function, task.args, task.value)
+        event.leave_loop()
         return self.answer(task)
 
     cdef int abandon(self, Event event) except -1:

@@ -18,7 +18,9 @@ from cpython.pythread cimport (
 )
 from cpython.ref cimport Py_XDECREF
 
-from kongps.core.dispatch.dispatcher cimport AWAY, OVER, CachedAnswer, Event, must_have_run
+from kongps.core.dispatch.answers cimport CachedAnswer
+from kongps.core.dispatch.namespace cimport make_kong
+from kongps.core.dispatch.event cimport OFF_LOOP, OVER, Event, must_have_run
 from kongps.core.io.clock cimport monotonic
 from kongps.core.io.loop_lock cimport LoopLock
 from kongps.core.runners.off_loop cimport (
@@ -80,7 +82,7 @@ cdef class HandlerThread(HandlerTask):
                 try:
                     if self.event is not None:
                         must_have_run(
-                            self.event.instance.handlers[self.event.phase](self.event.make_pdk())
+                            self.event.instance.handlers[self.event.phase](make_kong(self.event))
                         )
                     else:
                         value = self.work[0]()
@@ -118,7 +120,7 @@ cdef class ThreadRunner(OffLoopRunner):
 
     cdef int start(self, Event event) except -1:
         cdef HandlerThread thread = self.free_thread()
-        event.hold()
+        event.leave_loop()
         if thread is None:
             self.waiting.append(event)
             return 0
@@ -155,8 +157,8 @@ cdef class ThreadRunner(OffLoopRunner):
             raise PDKError(
                 function.name, "called while another call is made, or after the handler's end"
             )
-        if function.asked_once and event.told is not None and event.state == AWAY:
-            told = event.find_told(function, args)
+        if event.state == OFF_LOOP:
+            told = event.find_cached(function, args)
             if told is not None:
                 return told.value
         thread.message = CALL

@@ -3,7 +3,7 @@
 from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport uint64_t
 
-from kongps.core.dispatch.dispatcher cimport Event
+from kongps.core.dispatch.event cimport Event
 
 
 cdef class Visits:

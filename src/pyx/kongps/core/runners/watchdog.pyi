@@ -2,7 +2,7 @@ from collections.abc import Callable
 from signal import Signals
 from typing import Any
 
-from kongps.core.dispatch.dispatcher import Event
+from kongps.core.dispatch.event import Event
 
 INTERRUPT: Signals
 

@@ -36,10 +36,10 @@ from posix.unistd cimport read as read_fd
 from posix.unistd cimport write as write_fd
 
 from kongps.core.io.clock cimport monotonic
-from kongps.core.dispatch.dispatcher cimport Event
+from kongps.core.dispatch.event cimport Event
 from kongps.core.wire.phases cimport phase_name
 
-from kongps.core.dispatch.dispatcher import HandlerTimeout
+from kongps.errors import HandlerTimeout
 from kongps.core.report import place_of, report
 
 cdef extern from "Python.h":

@@ -4,14 +4,17 @@ A request is ``[0, msgid, "plugin.Method", [argument]]``, an answer ``[1, msgid,
 The methods on the path of every event (``HandleEvent``, the ``Step…`` family) are read in place,
 field by field; any other becomes a ``COMMAND`` with its argument as a Python object.
 
-A notification (``[2, label, arguments]``) needs no answer and is passed over. None is sent
-either: Go's servers announce their pid, so that Kong forgets its instances when it changes; here
-an instance id stays good or is refused, and Kong starts the instance anew.
+A notification (``[2, label, arguments]``) needs no answer and is passed over. None is sent either:
+Go's servers announce their pid, so that Kong forgets its instances when it changes; here an instance
+id stays good or is refused, and Kong starts the instance again.
+
+The connection has no states: Kong may send any call at any time, and all that is kept is how many
+are unanswered.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from kongps.core.io.buffer cimport (
@@ -19,12 +22,12 @@ from kongps.core.io.buffer cimport (
 )
 from kongps.core.wire.function cimport Function
 from kongps.core.wire.msgpack cimport (
-    Reader, read_array, read_integer, read_map, read_text, read_value, scan, scanner_reset, skip_value, write_array, write_map, write_text,
-    write_unsigned, write_value,
+    Reader, read_array, read_integer, read_map, read_text, read_value, scan, scanner_reset,
+    skip_value, write_array, write_text, write_unsigned, write_value,
 )
 from kongps.core.wire.phases cimport NO_PHASE, phase_number
 from kongps.core.wire.protocol cimport (
-    COMMAND, HANDLE_EVENT, INVALID, MAX_MESSAGE, STEP, STEP_ERROR, Call, Protocol,
+    COMMAND, HANDLE_EVENT, INVALID, STEP, STEP_ERROR, Call, Protocol,
 )
 
 from kongps.core.wire.msgpack import packb
@@ -44,12 +47,15 @@ cdef inline bint same(const char* text, size_t size, const char* other, size_t l
     return size == length and memcmp(text, other, length) == 0
 
 
+cdef object not_msgpack(object error):
+    return ProtocolError(f"not a MessagePack-RPC message: {error}")
+
+
 cdef class MsgPackRPC(Protocol):
     """One connection that speaks MsgPack:1."""
 
     def __cinit__(self):
         self.name = "MsgPack:1"
-        self.longest = MAX_MESSAGE
         self.logs_failures = True
 
     cdef bint next_call(self, Call call) except -1:
@@ -58,18 +64,20 @@ cdef class MsgPackRPC(Protocol):
         cdef size_t size
         cdef bint is_call
         while True:
+            buffer_consume(&self.inbox, self.taken)
+            self.taken = 0
             size = buffer_size(&self.inbox)
             if size == 0:
                 return False
             start = <const uint8_t*>self.inbox.data + self.inbox.begin
             try:
-                if scan(&self.scanner, start, size, self.longest) == 0:
+                if scan(&self.scanner, start, size, self.max_message) == 0:
                     return False
                 reader.at = start
                 is_call = self.read_message(&reader, call)
             except UnpackError as error:
-                raise ProtocolError(f"not a MessagePack-RPC message: {error}") from None
-            buffer_consume(&self.inbox, self.scanner.offset)
+                raise not_msgpack(error) from None
+            self.taken = self.scanner.offset
             scanner_reset(&self.scanner)
             if is_call:
                 return True
@@ -102,8 +110,6 @@ cdef class MsgPackRPC(Protocol):
         ):
             call.kind = INVALID
             call.value = f"{method[:size].decode('utf-8', 'replace')} takes one argument"
-        elif is_step and self.elsewhere is not None and self.forward(call, reader, rest):
-            return False
         elif is_event:
             self.read_event(reader, call)
         elif is_step:
@@ -114,49 +120,17 @@ cdef class MsgPackRPC(Protocol):
                 elif method[:size] not in STEP_METHODS:
                     call.kind = COMMAND
             if call.kind != COMMAND:
-                self.read_step(reader, call)
+                call.raw = rest
+                call.raw_size = <size_t>(
+                    <const uint8_t*>self.inbox.data + self.inbox.begin + self.scanner.offset - rest
+                )
+                self.find_step(reader, call)
         else:
             call.kind = COMMAND
         if call.kind == COMMAND:
             call.method = method[:size].decode("utf-8", "replace")
             call.value = read_value(reader) if arguments else None
-        self.calls += 1
-        if self.slot != NULL:
-            self.note(call)
         return True
-
-    cdef bint forward(self, Call call, const Reader* reader, const uint8_t* rest) except -1:
-        """Has a step answered where its event is; False when that is here."""
-        cdef const uint8_t* start = <const uint8_t*>self.inbox.data + self.inbox.begin
-        cdef int64_t event = self.step_target(reader[0])
-        if self.elsewhere.is_here(event):
-            return False
-        call.kind = STEP
-        call.target = event
-        self.calls += 1
-        if self.slot != NULL:
-            self.note(call)
-        self.elsewhere.forward(
-            self, call.sequence, event, rest, <size_t>(start + self.scanner.offset - rest)
-        )
-        return True
-
-    cdef int64_t step_target(self, Reader reader) noexcept:
-        """The id of the event that a step is for; 0 when it has none."""
-        cdef uint32_t pairs
-        cdef const char* text
-        cdef size_t size
-        cdef int64_t event
-        if not read_map(&reader, &pairs):
-            return 0
-        while pairs:
-            pairs -= 1
-            if not read_text(&reader, &text, &size):
-                skip_value(&reader)
-            elif same(text, size, b"EventId", 7):
-                return event if read_integer(&reader, &event) else 0
-            skip_value(&reader)
-        return 0
 
     cdef int read_event(self, Reader* reader, Call call) except -1:
         cdef uint32_t pairs
@@ -192,11 +166,13 @@ cdef class MsgPackRPC(Protocol):
             call.value = "HandleEvent came without the name of a phase in EventName"
         return 0
 
-    cdef int read_step(self, Reader* reader, Call call) except -1:
+    cdef int find_step(self, Reader* reader, Call call) except -1:
+        """Finds the event that a step is for, and where its value is."""
         cdef uint32_t pairs
         cdef const char* text
         cdef size_t size
         cdef bint has_event = False
+        call.raw_value = NULL
         if not read_map(reader, &pairs):
             pairs = 0
         while pairs:
@@ -208,19 +184,30 @@ cdef class MsgPackRPC(Protocol):
                 has_event = read_integer(reader, &call.target)
                 if not has_event:
                     skip_value(reader)
-            elif same(text, size, b"Data", 4):
-                call.value = read_value(reader)
             else:
+                if same(text, size, b"Data", 4):
+                    call.raw_value = reader.at
                 skip_value(reader)
         if not has_event:
             call.kind = INVALID
             call.value = "a Step came without an EventId"
         return 0
 
+    cdef int read_step(self, Call call) except -1:
+        cdef Reader reader
+        if call.raw_value == NULL:
+            return 0
+        reader.at = call.raw_value
+        try:
+            call.value = read_value(&reader)
+        except UnpackError as error:
+            raise not_msgpack(error) from None
+        return 0
+
     cdef int begin_answer(self, int64_t sequence) except -1:
         """Writes ``[1, sequence,``; the error and the result are to follow."""
         self.event = self.asked = 0
-        self.calls -= 1
+        self.unanswered_calls -= 1
         buffer_append(&self.outbox, b"\x94\x01", 2)
         return write_unsigned(&self.outbox, <uint64_t>sequence)
 
@@ -252,7 +239,7 @@ cdef class MsgPackRPC(Protocol):
                 write_value(&self.outbox, <object>PyTuple_GET_ITEM(args, index), 0)
         except BaseException as error:
             self.outbox.end = self.outbox.begin + written
-            self.calls += 1
+            self.unanswered_calls += 1
             if isinstance(error, PackError):
                 raise PackError(f"argument {index + 1} of {function.name}: {error}") from None
             raise
@@ -270,7 +257,7 @@ cdef class MsgPackRPC(Protocol):
             write_value(&self.outbox, result, 0)
         except BaseException:
             self.outbox.end = self.outbox.begin + written
-            self.calls += 1
+            self.unanswered_calls += 1
             raise
         return 0
 
@@ -279,19 +266,6 @@ cdef class MsgPackRPC(Protocol):
         self.begin_answer(sequence)
         write_text(&self.outbox, PyBytes_AS_STRING(utf8), <size_t>PyBytes_GET_SIZE(utf8))
         return buffer_append(&self.outbox, b"\xc0", 1)
-
-
-cdef class PeerRPC(MsgPackRPC):
-    """A link from another worker, with the calls of many connections of Kong."""
-
-    def __cinit__(self):
-        self.is_peer = True
-        self.longest = SIZE_MAX  # who has sent it on has looked
-
-    cdef int give_up(self, int64_t sequence) except -1:
-        # An error of false, which no answer has: the connection that it came on is to be closed.
-        self.begin_answer(sequence)
-        return buffer_append(&self.outbox, b"\xc2\xc0", 2)
 
 
 STEP_METHODS = frozenset(

@@ -1,4 +1,4 @@
-"""What dispatch and a protocol say to each other; see ``protocol.pxd``.
+"""The protocol interface; see ``protocol.pxd``.
 
 The ``def`` methods are the same interface for Python: tests, fuzzers and recordings drive a
 protocol with them.
@@ -6,9 +6,8 @@ protocol with them.
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
-from kongps.core.io.buffer cimport buffer_append, buffer_consume, buffer_free, buffer_size
+from kongps.core.io.buffer cimport buffer_append, buffer_consume, buffer_free
 from kongps.core.wire.function cimport find_function
-from kongps.core.workers.journal cimport EVENT_CALL, NOTHING, OTHER_CALL, START_CALL, STEP_CALL
 from kongps.core.wire.phases cimport NO_PHASE, phase_name
 
 KIND_NAMES = ("handle_event", "step", "step_error", "command", "invalid")
@@ -51,109 +50,74 @@ cdef class Call:
 
 
 cdef class Outlet:
-    """Where a protocol's bytes leave when no call on its connection brought them about."""
+    """What sends the bytes of a protocol when no call on its connection brought them about."""
 
     cdef int send(self) except -1:
         """Sends what is in the outbox, and closes the connection if the protocol is closing."""
         raise NotImplementedError
 
     cdef int push(self) except -1:
-        """The same from whoever has the loop's turn: what else is to do, the loop does soon."""
-        raise NotImplementedError
-
-
-cdef class Elsewhere:
-    """Where the steps go whose events are not in this process."""
-
-    cdef bint is_here(self, int64_t event) noexcept:
-        return True
-
-    cdef int abandon(self, int64_t event) except -1:
-        """Has an event ended, wherever it is: Kong was told that it has failed."""
-        raise NotImplementedError
-
-    cdef int forward(self, Protocol origin, int64_t sequence, int64_t event, const uint8_t* rest,
-                     size_t size) except -1:
-        """Has the call answered, now or later, that `origin` knows as `sequence`.
-
-        `rest` is the request from behind its number.
-        """
+        """The same on a thread that has borrowed the loop's lock: the rest is left to the loop."""
         raise NotImplementedError
 
 
 cdef class Protocol:
-    """One connection's protocol; the base of each."""
+    """One connection's protocol; the base of each.
+
+    :param max_message: bytes of the longest message taken.
+    """
+
+    def __init__(self, size_t max_message):
+        self.max_message = max_message
 
     def __dealloc__(self):
         buffer_free(&self.inbox)
         buffer_free(&self.outbox)
 
-    cdef int receive(self, const char* data, size_t size) except -1:
-        """Takes bytes from the peer, cut anywhere."""
-        return buffer_append(&self.inbox, data, size)
-
-    cdef bint next_call(self, Call call) except -1:
-        """Fills `call` with the next complete call; False when more bytes are needed.
+    cdef bint take_call(self, Call call) except -1:
+        """Fills `call` with the next complete call, which is to be answered; False without one.
 
         :raises ProtocolError: what came is not this protocol; the connection must be closed.
         """
+        if not self.next_call(call):
+            return False
+        self.unanswered_calls += 1
+        return True
+
+    cdef bint next_call(self, Call call) except -1:
+        """Parses the next complete call; False when more bytes are needed."""
+        raise NotImplementedError
+
+    cdef int read_step(self, Call call) except -1:
+        """Decodes the value of a step; one that the protocol finds bad becomes a STEP_ERROR."""
         raise NotImplementedError
 
     cdef bint is_idle(self) except -1:
         """Whether neither side waits for the other, and nothing has come or gone in part."""
         return not (
-            self.calls or self.closing or buffer_size(&self.inbox) or buffer_size(&self.outbox)
+            self.unanswered_calls or self.closing or unread(self) or buffer_size(&self.outbox)
         )
 
-    cdef int owed(self) except -1:
-        """How many PDK calls Kong has not answered that it answers on this connection."""
+    cdef int unanswered_functions(self) except -1:
+        """How many PDK calls Kong is still to answer on this connection."""
         return 0
 
-    cdef bint ends_with_kong(self) noexcept:
+    cdef bint closed_by_kong(self) noexcept:
         """Whether Kong was asked for something after which it closes the connection."""
         return False
 
-    cdef int give_up(self, int64_t sequence) except -1:
-        """The call will not be answered: Kong may use the connection for another by now."""
+    cdef int close(self) except -1:
+        """The connection is to be closed once the outbox has been sent."""
         self.closing = True
         return 0
 
-    cdef int note(self, Call call) except -1:
-        """Notes in the journal what has to be answered; `slot` is not NULL."""
-        if self.slot.outstanding != NOTHING:
-            self.slot.more = True
-        self.slot.sequence = call.sequence
-        self.slot.event = call.target
-        self.slot.phase = <uint8_t>call.phase
-        if call.kind == HANDLE_EVENT:
-            self.slot.event = 0
-            self.slot.outstanding = EVENT_CALL
-        elif call.kind == COMMAND:
-            self.slot.outstanding = (
-                START_CALL if call.method == "plugin.StartInstance" else OTHER_CALL
-            )
-        else:
-            self.slot.outstanding = STEP_CALL
-        self.slot.reading = False
-        return 0
+    cdef int give_up(self, int64_t sequence) except -1:
+        """The call will not be answered: Kong may use the connection for another by now."""
+        return self.close()
 
     cdef int hold(self, int64_t event) except -1:
         """The present call, of `event`, is answered later: the connection belongs to it."""
         self.event = event
-        return 0
-
-    cdef int send(self) except -1:
-        """What is in the outbox came about without a call on this connection: sends it."""
-        cdef Outlet outlet = self.outlet  # it may let go of itself: the connection is lost
-        if outlet is not None:
-            outlet.send()
-        return 0
-
-    cdef int push(self) except -1:
-        """The same from whoever has the loop's turn."""
-        cdef Outlet outlet = self.outlet
-        if outlet is not None:
-            outlet.push()
         return 0
 
     cdef int answer_return(self, int64_t sequence, int64_t event) except -1:
@@ -184,20 +148,28 @@ cdef class Protocol:
         """The call failed."""
         raise NotImplementedError
 
+    cdef int answer_no_instance(self, int64_t sequence, str text) except -1:
+        """There is no instance of the id that the call has: Kong is to start it again."""
+        return self.answer_error(sequence, text)
+
     def receive_data(self, const unsigned char[::1] data not None):
         """Takes bytes from the peer.
 
         :param data: any number of bytes, cut anywhere.
         """
         if data.shape[0]:
-            self.receive(<const char*>&data[0], <size_t>data.shape[0])
+            buffer_append(&self.inbox, &data[0], <size_t>data.shape[0])
 
     def next(self):
         """:returns: the next complete :class:`Call`, or None when more bytes are needed.
         :raises ProtocolError: what came is not this protocol.
         """
         cdef Call call = Call()
-        return call if self.next_call(call) else None
+        if not self.take_call(call):
+            return None
+        if call.kind == STEP or call.kind == STEP_ERROR:
+            self.read_step(call)
+        return call
 
     def send_return(self, int64_t sequence, int64_t event):
         """Answers that the handler of `event` has returned."""

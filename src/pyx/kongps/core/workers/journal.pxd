@@ -45,12 +45,12 @@ cdef class Journal:
     cdef char* memory
     cdef size_t memory_size
     cdef readonly uint32_t capacity
-    cdef readonly int desks
+    cdef readonly int areas
     cdef uint32_t fresh
     cdef list free
     cdef list leaving             # numbers of slots that a worker has not let go of
 
     cdef Slot* slot(self, uint32_t number) noexcept
-    cdef ReceiveArea* desk(self, int number) noexcept
+    cdef ReceiveArea* area(self, int number) noexcept
     cdef uint32_t take(self) except? 4294967295
     cdef int give(self, uint32_t number) except -1

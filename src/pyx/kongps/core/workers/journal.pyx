@@ -22,21 +22,21 @@ cdef extern from "<sys/mman.h>" nogil:
     int munmap(void* address, size_t length)
 
 cdef enum:
-    DESK_SIZE = 266240   # RECEIVE_SIZE and a page
+    AREA_SIZE = 266240   # RECEIVE_SIZE and a page
 
-assert sizeof(Slot) <= SLOT_SIZE and RECEIVE_SIZE + sizeof(ReceiveArea) <= DESK_SIZE
+assert sizeof(Slot) <= SLOT_SIZE and RECEIVE_SIZE + sizeof(ReceiveArea) <= AREA_SIZE
 
 
 cdef class Journal:
     """The shared memory; pages of it that nobody uses take none.
 
     :param capacity: most connections that are accounted for.
-    :param desks: most workers at a time.
+    :param areas: most workers at a time.
     """
 
-    def __init__(self, uint32_t capacity, int desks):
+    def __init__(self, uint32_t capacity, int areas):
         cdef void* memory
-        self.memory_size = <size_t>capacity * SLOT_SIZE + <size_t>desks * DESK_SIZE
+        self.memory_size = <size_t>capacity * SLOT_SIZE + <size_t>areas * AREA_SIZE
         memory = mmap(
             NULL, self.memory_size, PROT_READ | PROT_WRITE,
             MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
@@ -45,7 +45,7 @@ cdef class Journal:
             raise MemoryError
         self.memory = <char*>memory
         self.capacity = capacity
-        self.desks = desks
+        self.areas = areas
         self.free = []
         self.leaving = []
 
@@ -58,9 +58,9 @@ cdef class Journal:
             return NULL
         return <Slot*>(self.memory + <size_t>number * SLOT_SIZE)
 
-    cdef ReceiveArea* desk(self, int number) noexcept:
+    cdef ReceiveArea* area(self, int number) noexcept:
         return <ReceiveArea*>(
-            self.memory + <size_t>self.capacity * SLOT_SIZE + <size_t>number * DESK_SIZE
+            self.memory + <size_t>self.capacity * SLOT_SIZE + <size_t>number * AREA_SIZE
         )
 
     cdef uint32_t take(self) except? 4294967295:

@@ -7,7 +7,7 @@ from kongps.core.dispatch.dispatcher cimport Dispatcher
 from kongps.core.io.loop cimport Loop
 from kongps.core.io.stream cimport Stream
 from kongps.core.wire.msgpack cimport Scanner
-from kongps.core.wire.protocol cimport Elsewhere, Protocol
+from kongps.core.wire.protocol cimport Call, Protocol
 
 
 cdef class Relayed:
@@ -30,15 +30,17 @@ cdef class Relay(Stream):
 
     cdef int begin(self, Relayed relayed) except -1
     cdef int flush_soon(self) except -1
-    cdef int forward(self, Protocol origin, int64_t sequence, int64_t event, const uint8_t* rest,
-                     size_t size) except -1
+    cdef int forward(self, Protocol origin, Call call) except -1
     cdef int read_answer(self, const uint8_t* data, size_t size) except -1
 
 
-cdef class Routes(Elsewhere):
+cdef class Routes:
     cdef readonly int worker
-    cdef bint let_through
+    cdef bint lost_events_pass
     cdef dict relays              # Relay by the worker at its other end
     cdef Loop loop
 
+    cdef bint is_here(self, int64_t event) noexcept
+    cdef int forward(self, Protocol origin, Call call) except -1
+    cdef int abandon(self, int64_t event) except -1
     cdef int fail(self, Protocol origin, int64_t sequence, int64_t event) except -1

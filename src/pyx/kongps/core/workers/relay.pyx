@@ -10,14 +10,17 @@ from libc.stdint cimport SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
 from kongps.core.io.buffer cimport buffer_append, buffer_consume, buffer_free, buffer_size
 from kongps.core.connection cimport Connection
-from kongps.core.dispatch.dispatcher cimport Dispatcher, event_phase, event_worker, fail_dead_event
+from kongps.core.dispatch.dispatcher cimport Dispatcher
+from kongps.core.dispatch.event cimport fail_lost_event
+from kongps.core.dispatch.event_table cimport phase_in_id, tag_in_id
 from kongps.core.io.loop cimport Loop
 from kongps.core.io.stream cimport Stream
 from kongps.core.wire.msgpack cimport (
     Reader, read_array, read_integer, read_value, scan, scanner_reset, write_unsigned,
 )
-from kongps.core.wire.msgpack_rpc cimport MsgPackRPC, PeerRPC
-from kongps.core.wire.protocol cimport Protocol
+from kongps.core.wire.msgpack_rpc cimport MsgPackRPC
+from kongps.core.wire.protocol cimport Call, Protocol, send_answer
+from kongps.core.workers.peer cimport PeerSession
 
 from kongps.core.connection import Unfinished
 from kongps.core.wire.msgpack import packb
@@ -73,14 +76,13 @@ cdef class Relay(Stream):
         self.flushing = False
         self.flush()
 
-    cdef int forward(self, Protocol origin, int64_t sequence, int64_t event, const uint8_t* rest,
-                     size_t size) except -1:
+    cdef int forward(self, Protocol origin, Call call) except -1:
         cdef Relayed relayed = Relayed.__new__(Relayed)
         relayed.origin = origin
-        relayed.sequence = sequence
-        relayed.event = event
+        relayed.sequence = call.sequence
+        relayed.event = call.target
         self.begin(relayed)
-        buffer_append(&self.calls, rest, size)
+        buffer_append(&self.calls, call.raw, call.raw_size)
         return self.flush()  # now: plugin code may take long before the loop's turn ends
 
     def ask(self, str method not None, argument, answered):
@@ -118,7 +120,7 @@ cdef class Relay(Stream):
                 scanner_reset(&self.scanner)
         finally:
             for origin in self.touched:
-                origin.send()
+                send_answer(origin)
             self.touched.clear()
         return 0
 
@@ -140,7 +142,7 @@ cdef class Relay(Stream):
             relayed.answered(result if error is None else None)
             return 0
         if reader.at[0] == CLOSE_CONNECTION:
-            relayed.origin.closing = True
+            relayed.origin.close()
         else:
             (<MsgPackRPC>relayed.origin).begin_answer(relayed.sequence)
             buffer_append(
@@ -162,58 +164,63 @@ cdef class Relay(Stream):
                 relayed.answered(None)
             else:
                 self.routes.fail(relayed.origin, relayed.sequence, relayed.event)
-                relayed.origin.send()
+                send_answer(relayed.origin)
         return 0
 
 
-cdef class Routes(Elsewhere):
-    """The links of one worker.
+cdef class Routes:
+    """The links of one worker: where the steps go whose events are in another one.
 
     :param worker: its number.
     :param loop: its loop.
-    :param let_through: whether a request goes on whose event was in a worker that is dead; else it
-        ends with a 500.
+    :param lost_events_pass: whether a request goes on whose event was in a worker that is dead;
+        else it ends with a 500.
     """
 
-    def __init__(self, int worker, Loop loop not None, bint let_through=False):
+    def __init__(self, int worker, Loop loop not None, bint lost_events_pass):
         self.worker = worker
         self.loop = loop
-        self.let_through = let_through
+        self.lost_events_pass = lost_events_pass
         self.relays = {}
 
     cdef bint is_here(self, int64_t event) noexcept:
-        return event_worker(event) == self.worker or event <= 0
+        return tag_in_id(event) == self.worker or event <= 0
 
-    cdef int forward(self, Protocol origin, int64_t sequence, int64_t event, const uint8_t* rest,
-                     size_t size) except -1:
-        cdef object relay = self.relays.get(event_worker(event))
+    cdef int forward(self, Protocol origin, Call call) except -1:
+        """Passes a step on; its answer, now or later, goes to `origin`."""
+        cdef object relay = self.relays.get(tag_in_id(call.target))
         if relay is None:
-            self.fail(origin, sequence, event)
-            return 0
-        return (<Relay>relay).forward(origin, sequence, event, rest, size)
+            return self.fail(origin, call.sequence, call.target)
+        return (<Relay>relay).forward(origin, call)
 
     cdef int abandon(self, int64_t event) except -1:
-        cdef object relay = self.relays.get(event_worker(event))
+        """Ends an event in another worker; Kong has got an answer that says it has failed."""
+        cdef object relay = self.relays.get(tag_in_id(event))
         if relay is not None:
             relay.ask("kongps.Abandon", event, lambda _: None)
         return 0
 
     cdef int fail(self, Protocol origin, int64_t sequence, int64_t event) except -1:
-        return fail_dead_event(origin, sequence, event, event_phase(event), self.let_through)
+        return fail_lost_event(
+            origin, sequence, event, phase_in_id(event), self.lost_events_pass
+        )
 
-    def add(self, int worker, int calls_fd, int answers_fd, Dispatcher dispatcher not None):
+    def add(self, int worker, int calls_fd, int answers_fd, Dispatcher dispatcher not None,
+            dict commands not None):
         """Links this worker with another one.
 
         :param worker: the other's number.
         :param calls_fd: a connected stream socket, for the calls to the other.
         :param answers_fd: another, for its calls to this one.
-        :param dispatcher: whom those are for.
+        :param dispatcher: where the events of this worker are.
+        :param commands: what answers the other's commands, by method.
         """
         cdef Relay relay = Relay()
-        cdef Connection connection = Connection(dispatcher, Unfinished(MAX_MEMORY))
+        cdef Connection connection = Connection(
+            PeerSession(dispatcher, commands), Unfinished(MAX_MEMORY)
+        )
         relay.worker = worker
         relay.routes = self
-        connection.speak(PeerRPC())
         self.relays[worker] = relay
         self.loop.add_urgent(relay, calls_fd)
         self.loop.add_urgent(connection, answers_fd)

@@ -1,0 +1,196 @@
+"""A connection from Kong that a worker has; it may go to another worker.
+
+What the connection owes Kong is noted in its slot of the journal, so that another worker can answer
+for this one if it dies; see ``journal.pxd``.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.string cimport memset
+
+from kongps.core.connection cimport Connection, Unfinished
+from kongps.core.dispatch.event cimport fail_lost_event
+from kongps.core.dispatch.event_table cimport phase_in_id
+from kongps.core.io.buffer cimport buffer_size
+from kongps.core.io.stream cimport Stream
+from kongps.core.wire.msgpack_rpc cimport MsgPackRPC
+from kongps.core.wire.protobuf_rpc cimport ALL_IGNORED, ProtobufRPC
+from kongps.core.wire.protocol cimport Protocol
+from kongps.core.workers.journal cimport (
+    KONG_ENDS_IT, NOTHING, OTHER_CALL, REPLAYED_SIZE, SPEAKS_PROTOBUF, START_CALL, STEP_CALL,
+    ReceiveArea, Slot,
+)
+from kongps.core.workers.worker_session cimport WorkerSession
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_PEEK
+        MSG_DONTWAIT
+    ssize_t recv(int fd, void* data, size_t size, int flags)
+
+cdef enum:
+    NO_INSTANCE = 0   # the id of none; those of instances start at 1
+
+
+cdef class WorkerConnection(Connection):
+    """One connection from Kong in a worker.
+
+    :param session, unfinished: as :class:`Connection` has them.
+    """
+
+    def __init__(self, WorkerSession session not None, Unfinished unfinished not None):
+        Connection.__init__(self, session, unfinished)
+        self.worker_session = session
+
+    cdef int use_slot(self, uint32_t number, Slot* slot, ReceiveArea* area) except -1:
+        self.number = number
+        self.slot = self.worker_session.slot = slot
+        self.area = area
+        return 0
+
+    cdef int release_slot(self) except -1:
+        """Writes to the journal no more: another worker may have the connection."""
+        self.slot = self.worker_session.slot = NULL
+        return 0
+
+    cdef int ready(self, unsigned int events) except -1:
+        if self.slot == NULL:
+            return Stream.ready(self, events)
+        self.area.size = 0
+        memset(self.area.data, 0, REPLAYED_SIZE)
+        self.slot.reading = True
+        Stream.ready(self, events)
+        if self.slot != NULL:
+            self.slot.reading = False
+        return 0
+
+    cdef int received(self, const char* data, size_t size, double now) except -1:
+        if self.slot != NULL:
+            self.area.size = <int64_t>size
+        return Connection.received(self, data, size, now)
+
+    cdef int pumped(self) except -1:
+        if self.slot != NULL:
+            self.slot.unread = self.fd >= 0 and self.session.unread() > 0
+            if self.session.protocol is not None:
+                self.slot.unanswered = self.session.protocol.unanswered_functions()
+        if self.return_idle is not None and not self.loop.draining and self.is_idle():
+            self.count_unfinished()
+            self.return_idle(self)
+            return 0
+        return Connection.pumped(self)
+
+    cdef bint ends_when_idle(self) noexcept:
+        return self.return_idle is not None or Connection.ends_when_idle(self)
+
+    cdef int flush(self) except -1:
+        cdef Protocol protocol = self.session.protocol
+        cdef bint last
+        if self.slot == NULL or buffer_size(self.outbox) == 0:
+            return Stream.flush(self)
+        last = protocol.unanswered_calls == 0
+        self.slot.sending = last
+        Stream.flush(self)
+        if self.slot == NULL:
+            return 0
+        self.slot.unsent = buffer_size(self.outbox) > 0
+        if last and not self.slot.unsent:
+            self.slot.outstanding = KONG_ENDS_IT if protocol.closed_by_kong() else NOTHING
+            self.slot.more = False
+        self.slot.unanswered = protocol.unanswered_functions()
+        self.slot.sending = False
+        return 0
+
+    cdef bint is_idle(self) except -1:
+        """Whether another worker may have the connection as it is."""
+        return not self.ended and self.fd >= 0 and self.session.idle()
+
+    cdef int lost(self) except -1:
+        if self.slot != NULL:
+            self.slot.held = False
+        self.release_slot()
+        return Connection.lost(self)
+
+    # --- answering for a worker that has died ------------------------------------------------
+
+    cdef int take_over(self, bytes replayed) except -1:
+        """Answers for the worker that had the connection and has died; see ``journal.pxd``.
+
+        `replayed` is what that worker had received when it died and had not come to read.
+        """
+        cdef Slot left = self.slot[0]
+        memset(self.slot, 0, sizeof(Slot))
+        self.slot.held = True
+        if left.unsent or left.more or (left.unread and left.outstanding == NOTHING):
+            return self.close()
+        if left.sending:
+            # Was it sent? If Kong has sent something since, it was. Else a closed connection tells
+            # Kong, which then hardly ever waits for an answer.
+            if not self.has_input():
+                return self.close()
+            left.outstanding = NOTHING
+        if left.outstanding == NOTHING:
+            if left.reading and not self.has_input():
+                if not replayed:
+                    return self.close()
+                return self.received(
+                    PyBytes_AS_STRING(replayed), <size_t>len(replayed), self.loop.arrived
+                )
+            return 0
+        self.session.speak(self.restored_protocol(left))
+        self.outbox = self.session.outbox
+        self.slot.sequence = left.sequence
+        self.slot.phase = left.phase
+        self.slot.outstanding = left.outstanding
+        if left.outstanding == KONG_ENDS_IT:
+            return 0
+        self.session.protocol.unanswered_calls = 1
+        self.answer_for_dead(left)
+        return self.pump(self.loop.arrived)
+
+    cdef Protocol restored_protocol(self, Slot left):
+        """The protocol of the connection, as far as it can be known."""
+        cdef ProtobufRPC protobuf
+        cdef bint is_command = left.outstanding == START_CALL or left.outstanding == OTHER_CALL
+        if left.protocol != SPEAKS_PROTOBUF:
+            return MsgPackRPC(self.session.max_message)
+        protobuf = ProtobufRPC(self.session.max_message)
+        if left.unread or left.reading or left.outstanding == KONG_ENDS_IT:
+            protobuf.restore(not is_command, ALL_IGNORED)
+        else:
+            protobuf.restore(not is_command, left.unanswered)
+        return protobuf
+
+    cdef int answer_for_dead(self, Slot left) except -1:
+        """Answers the call that the worker has left."""
+        cdef Protocol protocol = self.session.protocol
+        if left.outstanding == START_CALL:
+            # An error would make some versions of Kong hang or give up; with an id that is not
+            # there they start the instance again.
+            return protocol.answer_result(
+                left.sequence, {"Name": "", "Id": NO_INSTANCE, "Config": {}, "StartTime": 0.0}
+            )
+        if left.outstanding == OTHER_CALL:
+            return protocol.answer_error(left.sequence, "the worker that had the call has died")
+        if left.outstanding == STEP_CALL:
+            # The event may live on in another worker; but what Kong has sent for it is lost.
+            left.phase = <uint8_t>phase_in_id(left.event)
+            if self.worker_session.routes.is_here(left.event):
+                self.session.dispatcher.abandon_event(left.event)
+            else:
+                self.worker_session.routes.abandon(left.event)
+        fail_lost_event(
+            protocol, left.sequence, left.event, left.phase,
+            self.worker_session.routes.lost_events_pass,
+        )
+        if (
+            left.protocol == SPEAKS_PROTOBUF and (<ProtobufRPC>protocol).ignored == ALL_IGNORED
+            and not protocol.closed_by_kong()
+        ):
+            protocol.close()  # nobody can tell which frames are answers
+        return 0
+
+    cdef bint has_input(self) except -1:
+        """Whether Kong has sent something that is still to be received."""
+        cdef char ignored
+        return recv(self.fd, &ignored, 1, MSG_PEEK | MSG_DONTWAIT) > 0
