@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 import msgpack
 from codec_targets import msgpack_codec, protobuf_codec
-from core_defaults import MAX_MESSAGE, new_session
+from core_defaults import MAX_MESSAGE, new_dispatcher, new_session
 
 from kongps.core.dispatch.dispatcher import Dispatcher
 from kongps.core.dispatch.instance import Instance
@@ -252,7 +252,7 @@ def _counted_ids() -> Iterator[None]:
 
 def _dispatcher() -> Dispatcher:
     with _random_numbers(itertools.repeat(0)):
-        dispatcher = Dispatcher(_PLACEMENT.inline)
+        dispatcher = new_dispatcher(_PLACEMENT.inline)
     instances = Instances(dispatcher, _PLUGINS, {}, _PLACEMENT, max_instances=1000, call_later=None)
     Commands(dispatcher, instances, Status(dispatcher, instances, _PLACEMENT, int), "")
     for id, plugin in enumerate(_PLUGINS.values(), 1):
