@@ -43,7 +43,7 @@ RUST_SUFFIXES = (".rs",)
 # What native plugins are compiled with; CFLAGS, CXXFLAGS, LDFLAGS and RUSTFLAGS are added.
 NATIVE_FLAGS = ("-O2", "-fPIC", "-Wall", "-Wextra")
 
-# `import cython` or a `# cython:` line: its author means annotations as C types.
+# `import cython` or a `# cython:` line: the author means annotations as C types.
 _PURE_MODE = re.compile(
     rb"^\s*(import cython\b|from cython\b|c?import cython\b|#\s*cython\s*:)", re.M
 )
@@ -67,7 +67,7 @@ def build(
     :param python: the interpreter to compile for; this one by default. It needs no kongps.
     :param progress: gets a line for each step.
     :returns: the files made.
-    :raises BuildError: when it cannot be compiled; the compiler has then said why on stderr.
+    :raises BuildError: when it cannot be compiled; the compiler's messages are on stderr.
     """
     source = os.path.abspath(source.rstrip("/") or source)
     if not os.path.exists(source):
@@ -104,7 +104,7 @@ class _Job:
     progress: Progress
 
     def keep_source(self) -> str:
-        """Keeps the source where `rebuild` finds it.
+        """Copies the source to where `kongps rebuild` finds it, unless it is there.
 
         :returns: its place from the plugins directory.
         """
@@ -136,7 +136,7 @@ _NOT_SOURCES = shutil.ignore_patterns("*.so", "__pycache__", ".*", "*.html")
 
 
 def _run(command: Sequence[str], what: str, cwd: Optional[str] = None) -> None:
-    """Runs a compiler; what it says is shown when it fails.
+    """Runs a compiler; its output is shown when it fails.
 
     :raises BuildError: when it fails or is not there.
     """
@@ -153,7 +153,7 @@ def _run(command: Sequence[str], what: str, cwd: Optional[str] = None) -> None:
 
 
 def _put(made: str, place: str) -> None:
-    """Moves a file that is whole to its place: a server that has the old one keeps it."""
+    """Replaces a file in one step: a server that has loaded the old one keeps it."""
     os.makedirs(os.path.dirname(place), exist_ok=True)
     fresh = f"{place}.{os.getpid()}.new"
     shutil.copyfile(made, fresh)
@@ -192,7 +192,7 @@ def _target(python: Optional[str]) -> dict[str, Any]:
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", "") or str(error)
         raise BuildError(
-            f"{python} is no Python that can be compiled for: {detail.strip()}"
+            f"{python} is no Python that plugins can be compiled for: {detail.strip()}"
         ) from None
     return found
 
@@ -279,7 +279,7 @@ def _translate(job: _Job, path: str, name: str, work: str, *, annotate: bool) ->
     with open(path, "rb") as file:
         text = file.read()
     if path.endswith(".py") and not _PURE_MODE.search(text):
-        # Annotations stay what they are in Python: a hint, not a type that is insisted on.
+        # Annotations stay hints, as in Python: Cython must not check them.
         directives += ["-X", "annotation_typing=False"]
     command = [sys.executable, "-m", "cython", *directives, "--module-name", compiled_name(name)]
     if annotate:

@@ -1,9 +1,9 @@
 """Imports compiled modules of plugins so that they behave as their Python source would.
 
 A module compiled by ``kongps build`` has a name of its own built in, ``kongps_plugins.NAME``,
-whichever directory it is loaded from; its classes say that they belong to a module of that name.
-While it is loaded it is known by that name, for what looks into a class's module (dataclasses,
-type hints); afterwards its classes and functions are told the name that it has here.
+whichever directory it is loaded from; its classes have that name as their module.
+While it is loaded it is in ``sys.modules`` under that name, for code that looks there (dataclasses,
+type hints); afterwards its classes and functions get the name of the module that it is here.
 
 An extension module cannot be loaded twice into one process: loading it again gives the same
 module, unless the file is another one by then.
@@ -100,7 +100,7 @@ def _rename(value: Any, old: str, new: str) -> None:
 
 
 class _Finder:
-    """Finds the modules within plugins directories, and has the compiled ones loaded here."""
+    """Finds the modules of plugins directories; compiled ones get the loader above."""
 
     @staticmethod
     def find_spec(
@@ -115,6 +115,6 @@ class _Finder:
 
 
 def install() -> None:
-    """Has modules within plugins directories imported as this module says."""
+    """Makes Python import the modules of plugins directories in this way."""
     if _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)

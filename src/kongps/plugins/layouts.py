@@ -57,7 +57,6 @@ from kongps.plugins.plugin import (
     python_style_pdk,
     typed_pdk,
 )
-from kongps.plugins.runs_in import place
 from kongps.plugins.schema import assemble, own_schema
 from kongps.plugins.source import Source, shown
 
@@ -255,6 +254,8 @@ def _plugin(
     pipelined = read_flag(source, "pipelining", written("pipelining"))
 
     def placed() -> Placed:
+        from kongps.plugins.runs_in import place
+
         return place(
             source.path,
             source.module,

@@ -1,10 +1,9 @@
-"""A plugin's schema as Kong reads it: put together, and checked before Kong sees it.
+"""A plugin's schema as Kong reads it: assembled from its fields, and checked before Kong gets it.
 
 ``{"name": NAME, "fields": [{"config": {"type": "record", "fields": [{FIELD: {…}}, …]}}]}``
 
 A schema that a plugin wrote itself is copied into plain lists, dicts, strings and numbers, which
-go into JSON as well as into MessagePack, and checked for what Kong would refuse or, worse, what
-Kong would take for something else.
+go into JSON as well as into MessagePack, and checked for what Kong would refuse or misread.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from kongps.errors import SchemaError
 
 __all__ = ["assemble", "check_fields", "own_schema", "plain"]
 
-# What each of Kong's types needs to have beside it.
+# What each of Kong's types needs beside its name.
 TYPES: dict[str, tuple[str, ...]] = {
     "array": ("elements",),
     "boolean": (),

@@ -18,7 +18,7 @@ Style = Literal["dataclass", "struct", "namedtuple", "typeddict", "plain"]
 _MUTABLE = (list, dict, set)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class StructureField:
     """One field of a structure.
 
