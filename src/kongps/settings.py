@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from kongps.errors import UsageError
 
@@ -107,8 +107,7 @@ def parse_switch(text: str) -> bool:
     raise ValueError(text)
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """How the values of a setting are written.
 
     :ivar metavar: what stands for a value in ``--help``; empty for a switch, whose flag has none.
@@ -156,7 +155,7 @@ MESSAGE_BYTES = Unit(
 SECONDS = Unit("SECONDS", "a number of seconds, 0 or more", parse_seconds, _seconds_shown)
 WORKERS = Unit("N|auto", f"a number of workers, 1 to {MAX_WORKERS}, or auto", parse_workers)
 SWITCH = Unit("", "one of 1, true, yes, on, 0, false, no, off", parse_switch)
-ON_OFF = dataclasses.replace(SWITCH, negatable=True)
+ON_OFF = SWITCH._replace(negatable=True)
 
 
 def _setting(default: Any, unit: Unit, help: str, *, flag: bool = True) -> Any:
@@ -168,7 +167,7 @@ def _setting(default: Any, unit: Unit, help: str, *, flag: bool = True) -> Any:
     return dataclasses.field(default=default, metadata={"unit": unit, "help": help, "flag": flag})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings:
     """The settings of one server; ``Settings()`` has the defaults."""
 
@@ -283,8 +282,7 @@ class Settings:
     log_format: str = _setting("text", choice(*LOG_FORMATS), "how log records are written")
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One of :class:`Settings`, as its flag, its environment variable and its help have it."""
 
     name: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
+from functools import partial
 from typing import Any, Callable
 
 from kongps._version import __version__
@@ -15,6 +15,7 @@ from kongps.settings import DEFAULT_PREFIX, SETTINGS, Setting, Settings, from_en
 __all__ = [
     "COMMANDS",
     "FAILED",
+    "HELP_FORMATTER",
     "OK",
     "USAGE",
     "add_prefix",
@@ -43,6 +44,10 @@ COMMANDS = {
     "demo": "serve the example plugins to a stand-in for Kong and show what happens",
 }
 
+# Of a fixed width: argparse makes a formatter for each flag, which would import shutil and all the
+# modules for compression to find the terminal's width. That is a twentieth of the time of a dump.
+HELP_FORMATTER = partial(argparse.HelpFormatter, width=80)
+
 ENVIRONMENT_HELP = """\
 Environment variables give the settings of flags that are left out: KONGPS_LOG_LEVEL stands for
 --log-level, and so on."""
@@ -67,18 +72,17 @@ def guarded(run: Callable[[], int]) -> int:
         return end.code if isinstance(end.code, int) else FAILED
 
 
-def command_parser(name: str, **details: Any) -> argparse.ArgumentParser:
+def command_parser(name: str) -> argparse.ArgumentParser:
     """The parser of a command.
 
     :param name: one of ``COMMANDS``.
-    :param details: for ``ArgumentParser``.
     """
     help = COMMANDS[name]
     return argparse.ArgumentParser(
         prog=f"kongps {name}",
         description=f"{help[0].upper()}{help[1:]}.",
         allow_abbrev=False,
-        **details,
+        formatter_class=HELP_FORMATTER,
     )
 
 
@@ -168,4 +172,6 @@ def require(settings: Settings, *names: str) -> None:
 
 def version() -> str:
     """What ``--version`` prints."""
+    import platform  # seldom needed, and a dump does without
+
     return f"kongps {__version__} ({platform.python_implementation()} {platform.python_version()})"

@@ -10,7 +10,15 @@ from dataclasses import replace
 
 from kongps import log
 from kongps._version import __version__
-from kongps.cli.common import OK, add_prefix, add_serving, require, settings_of, version
+from kongps.cli.common import (
+    HELP_FORMATTER,
+    OK,
+    add_prefix,
+    add_serving,
+    require,
+    settings_of,
+    version,
+)
 from kongps.cli.dump import dump, dump_one
 
 __all__ = ["main"]
@@ -57,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Takes the flags of go-pluginserver and of kong-python-pluginserver, so that "
         "a kong.conf written for one of them needs only another path.",
         allow_abbrev=False,
+        formatter_class=HELP_FORMATTER,
     )
     add_prefix(parser)
     parser.add_argument(

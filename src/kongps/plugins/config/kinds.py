@@ -59,7 +59,10 @@ def a_kind_of(value: object) -> str:
     return _WORDS.get(type(value), f"an object of type {type(value).__name__}")
 
 
-@dataclass(frozen=True)
+# A dump makes all of these classes, so they have no methods of dataclasses that nothing calls.
+
+
+@dataclass(eq=False, repr=False)
 class Kind:
     """Base of the kinds."""
 
@@ -119,6 +122,10 @@ class Kind:
         return value
 
 
+# What stands in a container for the kind of its values until they are known.
+ANY_VALUE = Kind()
+
+
 def _convert(value: Any, python_type: Any) -> Any:
     """`value`, which is not quite of that type, as `python_type`; or MISSING.
 
@@ -141,7 +148,7 @@ _TYPE_NAMES: dict[Any, str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Scalar(Kind):
     """A string, boolean, integer or number."""
 
@@ -174,7 +181,7 @@ class Scalar(Kind):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Choice(Kind):
     """One of some strings or numbers: a ``Literal`` or an enum."""
 
@@ -206,7 +213,7 @@ class Choice(Kind):
         return "one of " + ", ".join(map(repr, values))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class _Sequence(Kind):
     """What arrays, sets and tuples share: Lua's empty table, elements, lengths."""
 
@@ -224,11 +231,11 @@ class _Sequence(Kind):
         return [element.decode(item, f"{path}[{index}]") for index, item in enumerate(items)]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Array(_Sequence):
     """A list, or a tuple of any length."""
 
-    element: Kind = Kind()
+    element: Kind = ANY_VALUE
     build: Callable[[list[Any]], Any] = list
     type_name: str = "array"
 
@@ -245,7 +252,7 @@ class Array(_Sequence):
         return {**super().schema(path), "elements": self.element.schema(f"{path}[]")}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class FixedArray(_Sequence):
     """A tuple of a fixed length, each element of its own kind."""
 
@@ -280,11 +287,11 @@ class FixedArray(_Sequence):
         return f"an array of {len(self.elements)}"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class SetOf(_Sequence):
     """A set or frozenset of strings, numbers or booleans."""
 
-    element: Kind = Kind()
+    element: Kind = ANY_VALUE
     build: Callable[[list[Any]], Any] = set
     type_name: str = "set"
 
@@ -306,12 +313,12 @@ class SetOf(_Sequence):
         return f"an array{self.rules.words()}"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Map(Kind):
     """A dict with string keys."""
 
-    key: Kind = Kind()
-    value: Kind = Kind()
+    key: Kind = ANY_VALUE
+    value: Kind = ANY_VALUE
     type_name: str = "map"
     takes_sizes: bool = True
 
@@ -341,11 +348,11 @@ class Map(Kind):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Nullable(Kind):
     """An element of an array or a value of a map that may be null."""
 
-    kind: Kind = Kind()
+    kind: Kind = ANY_VALUE
 
     def decode(self, value: Any, path: str) -> Any:
         return None if value is None else self.kind.decode(value, path)
@@ -360,7 +367,6 @@ class Nullable(Kind):
         return self.kind.expected()
 
 
-@dataclass(frozen=True)
 class Anything(Kind):
     """``Any``: the value as JSON gave it. Kong has no such type: the plugin needs a Schema."""
 
@@ -375,7 +381,7 @@ class Anything(Kind):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Variant(Kind):
     """A union of simple types. Kong has no such type: the plugin needs a Schema."""
 

@@ -96,7 +96,7 @@ class StructureField:
         return encoded
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Record(Kind):
     """A structure: a class with annotated fields."""
 

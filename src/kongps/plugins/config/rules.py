@@ -23,7 +23,7 @@ MAX_INTEGER = 2**53
 MAX_NUMBER = sys.float_info.max
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Rules:
     """What holds for a value beyond its type; everything may be unset."""
 

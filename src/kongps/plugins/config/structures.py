@@ -92,7 +92,7 @@ def read_structure(cls: type, path: str = "config") -> Record:
     return _Reader().structure(cls, path)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class _Annotation:
     """What an annotation means: a kind, and properties of the field that has it."""
 
@@ -266,7 +266,7 @@ def _unsupported(hint: Any, path: str) -> UnsupportedType:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class _Row:
     """A field as its class declares it, its annotation aside."""
 
