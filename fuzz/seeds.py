@@ -8,12 +8,14 @@ Ids of instances and events are made those that the targets know.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from client import split_frames
 from codec_targets import MESSAGE_NAMES
 from msgpack_recordings import CAPTURES, STEPS, Recording, Request, replace_number
 from targets import ANSWER, FRAME, MARK, NEW, SEND
@@ -22,23 +24,33 @@ LONGEST = 2048
 
 
 def main(directory: Path) -> None:
-    for target, seeds in (
-        ("msgpack-codec", msgpack_values),
-        ("msgpack-protocol", msgpack_messages),
-        ("protobuf-codec", protobuf_messages),
-        ("protobuf-protocol", protobuf_frames),
-        ("sessions", both_sessions),
-    ):
+    for target, found in inputs().items():
         place = directory / target
         place.mkdir(parents=True, exist_ok=True)
-        for data in seeds():
-            if len(data) <= LONGEST:
-                (place / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
+        for data in found:
+            (place / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
 
 
-def recordings() -> Iterator[Recording]:
-    for path in sorted(CAPTURES.glob("kong-*-msgpack/*.jsonl")):
-        yield Recording(path, all_calls=True)
+def inputs() -> dict[str, list[bytes]]:
+    """The inputs of each target, each once."""
+    made = {
+        "msgpack-codec": msgpack_values(),
+        "msgpack-protocol": msgpack_messages(),
+        "protobuf-codec": protobuf_messages(),
+        "protobuf-protocol": protobuf_frames(),
+        "sessions": both_sessions(),
+    }
+    return {
+        target: list(dict.fromkeys(data for data in every if len(data) <= LONGEST))
+        for target, every in made.items()
+    }
+
+
+@functools.cache
+def recordings() -> list[Recording]:
+    return [
+        Recording(path, all_calls=True) for path in sorted(CAPTURES.glob("kong-*-msgpack/*.jsonl"))
+    ]
 
 
 def msgpack_values() -> Iterator[bytes]:
@@ -56,8 +68,10 @@ def msgpack_messages() -> Iterator[bytes]:
     yield b"\x40" + b"".join(data for data in list(msgpack_values())[:4])
 
 
-def protobuf_streams() -> Iterator[list[tuple[bytes, bytes]]]:
+@functools.cache
+def protobuf_streams() -> list[list[tuple[bytes, bytes]]]:
     """Of each event: what the server sent and what Kong sent, frame by frame."""
+    found = []
     for path in sorted(CAPTURES.glob("kong-*-protobuf/*.jsonl")):
         streams: dict[int, list[tuple[str, bytes]]] = {}
         for line in path.read_text().splitlines():
@@ -67,16 +81,12 @@ def protobuf_streams() -> Iterator[list[tuple[bytes, bytes]]]:
                     (row["dir"], base64.b64decode(row["b64"]))
                 )
         for stream in streams.values():
-            yield [(direction.encode(), data) for direction, data in stream]
+            found.append([(direction.encode(), data) for direction, data in stream])
+    return found
 
 
 def frames_of(stream: list[tuple[bytes, bytes]], direction: bytes) -> list[bytes]:
-    data = b"".join(piece for way, piece in stream if way == direction)
-    frames = []
-    while len(data) >= 4:
-        length = int.from_bytes(data[:4], "little")
-        frames.append(data[4 : 4 + length])
-        data = data[4 + length :]
+    frames, _ = split_frames(b"".join(piece for way, piece in stream if way == direction))
     return frames
 
 

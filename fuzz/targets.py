@@ -26,7 +26,7 @@ from kongps.core.wire.protobuf_rpc import ProtobufRPC
 from kongps.core.wire.protocol import Protocol
 from kongps.core.wire.tables import RPCS
 from kongps.errors import PackError, PDKError, ProtocolError
-from kongps.pdk import Kong
+from kongps.plugins.plugin import Placed, Plugin, typed_pdk
 from kongps.server.commands import Commands
 from kongps.server.instances import Instances
 from kongps.server.placement import Placement
@@ -156,21 +156,16 @@ SEND, FRAME, ANSWER, LOST, NEW, ABANDON = range(6)
 ECHOES = ("kong.ctx.shared.set", "kong.service.request.set_header", "kong.response.set_header")
 
 
-class _Plugins:
-    """The plugins of the sessions: each instance does something else."""
+class _SessionPlugin(Plugin):
+    """A plugin of the sessions: each does something else."""
 
-    kong = Kong
-    pipelined = True
-    on_error = None
-    modified = loaded = 0.0
-
-    def __init__(self, name: str, handler: Callable[[Any], Any]) -> None:
-        self.name = name
+    def __init__(self, handler: Callable[[Any], Any]) -> None:
+        name = handler.__name__
+        super().__init__(
+            name, version="1", priority=1, schema={"name": name, "fields": []}, make=dict,
+            handlers={"access": "access"}, pdk=typed_pdk, place=lambda: Placed("inline", ""),
+        )  # fmt: skip
         self.handler = handler
-
-    def info(self) -> dict[str, Any]:
-        return {"Name": self.name, "Phases": ["access"], "Version": "1", "Priority": 1,
-                "Schema": {"name": self.name, "fields": []}}  # fmt: skip
 
     def new(self, config: dict[str, Any]) -> dict[str, Callable[[Any], Any]]:
         if "raises" in config:
@@ -230,7 +225,7 @@ def _forgets(kong: Any) -> None:
 
 HANDLERS = (_asks, _sets, _exits, _raises, _forgets)
 _PLACEMENT = Placement(None, Settings(handlers="inline"))
-_PLUGINS: Any = {handler.__name__: _Plugins(handler.__name__, handler) for handler in HANDLERS}
+_PLUGINS: Any = {handler.__name__: _SessionPlugin(handler) for handler in HANDLERS}
 
 
 @contextlib.contextmanager
@@ -350,4 +345,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 }
 
 # The table of PDK functions must be there before anything is asked.
+assert typed_pdk()
 assert registered()

@@ -26,6 +26,7 @@ from kongps.core.dispatch.dispatcher import Dispatcher
 from kongps.core.dispatch.instance import Instance
 from kongps.core.wire.msgpack import packb
 from kongps.errors import HandlerExit, PackError, PDKError, ProtocolError
+from kongps.settings import Settings
 
 FAILED = "kong.response.exit"
 
@@ -560,15 +561,17 @@ def test_an_answer_that_comes_too_late_is_not_sent(plugins: Path, short_path: Pa
         assert server.connect().call("GetStatus", 0)["Events"] == 0
 
 
-def test_too_many_events_are_refused_and_closed(dispatcher: Dispatcher) -> None:
+def test_too_many_events_are_refused_and_closed() -> None:
+    assert Settings().max_events == 65536
+    dispatcher = new_dispatcher(max_events=2000)
     wire = dispatcher_with(dispatcher, lambda kong: kong.request.get_method())
     logging.disable(logging.CRITICAL)
     try:
-        events = [wire.event(1) for _ in range(65536)]
+        events = [wire.event(1) for _ in range(2000)]
         assert wire.event(1)["Data"]["Method"] == FAILED
         assert wire.step(events[0], "GET")["Data"] == "ret"
         assert wire.event(1)["Data"]["Method"] == "kong.request.get_method"
-        assert dispatcher.abandon_all_events() == 65536
+        assert dispatcher.abandon_all_events() == 2000
     finally:
         logging.disable(logging.NOTSET)
 

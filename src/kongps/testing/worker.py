@@ -61,6 +61,7 @@ class Worker:
     """An nginx worker.
 
     :ivar rpc: its calls to the plugin server.
+    :ivar instances: the instances it has started, by the key of their configuration.
     :ivar server_pid: the plugin server's process id, if the server sends it.
     """
 
@@ -69,18 +70,18 @@ class Worker:
         self.pool = Pool(kong._connect, order=order)
         self.rpc = EXCHANGERS[kong.protocol](self.pool, self._notified, kong.version)
         self._kong = kong
-        self._instances: dict[str, _Instance] = {}
+        self.instances: dict[str, _Instance] = {}
 
     def _notified(self, label: str, value: Any) -> None:
         if label == "serverPid":
             if self.server_pid not in (None, value):
-                self._instances.clear()
+                self.instances.clear()
             self.server_pid = value
 
     def restart(self) -> None:
         """Forget the instances, and close the connections."""
         self.pool.close()
-        self._instances.clear()
+        self.instances.clear()
         self.server_pid = None
 
     def instance(self, plugin: ConfiguredPlugin) -> Steps:
@@ -91,9 +92,9 @@ class Worker:
         :raises RpcError: the instance could not be started.
         """
         key = self._key(plugin)
-        while key in self._instances and self._instances[key].starting:
+        while key in self.instances and self.instances[key].starting:
             yield None
-        known = self._instances.setdefault(key, _Instance())
+        known = self.instances.setdefault(key, _Instance())
         if known.seq == plugin.seq:
             return known.id
         old = known.id
@@ -105,14 +106,14 @@ class Worker:
         except (RpcError, LuaError) as error:
             if isinstance(error, RpcError) and self._waits_for_good(error):
                 return None
-            if self._instances.get(key) is known:
-                del self._instances[key]
+            if self.instances.get(key) is known:
+                del self.instances[key]
             known.starting = False
             raise
         known.id = found
         known.seq = seq
         known.starting = False
-        self._instances.setdefault(key, known)
+        self.instances.setdefault(key, known)
         if old is not None:
             with contextlib.suppress(RpcError):
                 yield partial(self.rpc.begin, "plugin.CloseInstance", [old])
@@ -120,7 +121,7 @@ class Worker:
 
     def forget(self, plugin: ConfiguredPlugin) -> None:
         """Start a new instance at the plugin's next event."""
-        self._instances.pop(self._key(plugin), None)
+        self.instances.pop(self._key(plugin), None)
 
     def _waits_for_good(self, error: RpcError) -> bool:
         # These Kongs send one event without an instance; every later one waits without end for

@@ -132,14 +132,14 @@ def test_threads_that_come_back_are_used_again(plugins: Path, short_path: Path) 
         plugins, short_path / "k.sock", "--handler-timeout", "0.5", "--handler-threads", "2"
     ) as server:
         client = Client(server)
-        fine, late = client.start("stuck"), client.start("stuck", how("sleep", seconds=3))
+        fine, late = client.start("stuck"), client.start("stuck", how("sleep", seconds=1.5))
+        threads = Path(f"/proc/{server.process.pid}/task")
         for _ in range(2):
             with at_once(server, late, 4) as events:
                 assert all(failed(event.result()) for event in events)
             server.wait_for(lambda: not failed(client.event(fine)))
-            time.sleep(3)  # all are back
-            threads = Path(f"/proc/{server.process.pid}/task")
-            assert len(list(threads.iterdir())) <= 1 + 2 + 2, "the pool has its size again"
+            # The pool has its size again when all are back.
+            server.wait_for(lambda: len(list(threads.iterdir())) <= 1 + 2 + 2)
         with at_once(server, fine, 20) as events:
             assert not any(failed(event.result()) for event in events)
 
