@@ -65,7 +65,7 @@ def test_hello(servers: Any) -> None:
     assert server.answers == ["example.test", None]
     assert server.methods() == ["StartInstance", "HandleEvent", "Step", "Step"]
     assert {number for number, _, _ in server.seen} == {1}
-    assert repr(result).startswith("<Result 200 by service for GET /x?a=1: 2 PDK calls")
+    assert repr(result).startswith("<Result of GET /x?a=1: 200 from the service, 2 PDK calls")
 
 
 def test_phases_in_order(servers: Any) -> None:

@@ -1,7 +1,7 @@
 """A stand-in for Kong, to test plugins and plugin servers without a gateway.
 
 :class:`Kong` takes HTTP requests, runs a plugin's phases for them in Kong's order, answers its PDK
-calls as Kong does, and says what became of each request. See ``docs/testing.md``.
+calls as Kong does, and reports what happened to each request. See ``docs/testing.md``.
 """
 
 from __future__ import annotations

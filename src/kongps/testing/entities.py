@@ -1,4 +1,4 @@
-"""What the stand-in holds (service, route, consumer, plugin configurations) and gives back."""
+"""The gateway's configuration (service, route, consumers, plugins), requests and results."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Service:
 
 @dataclass
 class Route:
-    """A Kong route, which says what requests go to the service.
+    """A Kong route: which requests go to the service.
 
     :ivar paths: prefixes, or regular expressions with ``~`` in front. A request that matches none
         gets Kong's 404.
@@ -255,7 +255,7 @@ class Request:
 
     def __repr__(self) -> str:
         at = f" at {self.host}:{self.port}" if self.host else ""
-        body = f", {len(self.body)} byte body" if self.body else ""
+        body = f", body of {len(self.body)} bytes" if self.body else ""
         return f"<Request {self.method} {self.path}{at}{body}>"
 
 
@@ -281,7 +281,7 @@ class Response:
                 self.headers.add("Content-Type", "application/json")
 
     def __repr__(self) -> str:
-        return f"<Response {self.status}, {len(self.body)} byte body>"
+        return f"<Response {self.status}, body of {len(self.body)} bytes>"
 
 
 @dataclass
@@ -388,7 +388,7 @@ class Result:
     :ivar log: every log line, in order.
     :ivar consumer, credential: who was authenticated, or None.
     :ivar seconds: how long all of it took, the log phase included.
-    :ivar hung: the client would have waited for good.
+    :ivar hung: the client would have waited without end.
     :ivar server_log: what the plugin server logged meanwhile, at level warning and above, with
         tracebacks of handlers that raised. Only for plugins in this process.
     """
@@ -436,7 +436,7 @@ class Result:
         return list(dict.fromkeys(event.phase for event in self.events))
 
     def describe(self) -> str:
-        """The whole story in several lines of plain text: calls, log, response."""
+        """The request in several lines of text: events, PDK calls, log, response."""
         lines = [f"{self.request.method} {self.request.path}"]
         for event in self.events:
             took = f"{event.seconds * 1000:.2f} ms"
@@ -449,13 +449,18 @@ class Result:
         lines.extend(f"  {line}" for line in self.log)
         for record in self.server_log:
             lines.extend(f"  | {line}" for line in record.splitlines())
-        lines.append(f"  {self.status} by {self.source}, {len(self.body)} byte body")
+        lines.append(f"  response: {self._made_by()}, {len(self.body)} bytes")
         return "\n".join(lines)
 
+    def _made_by(self) -> str:
+        if self.hung:
+            return "none, the request hangs"
+        makers = {"service": "the service", "exit": "a plugin", "error": "Kong"}
+        return f"{self.status} from {makers[self.source]}"
+
     def __repr__(self) -> str:
-        state = " hung" if self.hung else ""
         return (
-            f"<Result {self.status}{state} by {self.source} for {self.request.method} "
-            f"{self.request.path}: {len(self.calls)} PDK calls, {len(self.log)} log lines, "
+            f"<Result of {self.request.method} {self.request.path}: {self._made_by()}, "
+            f"{len(self.calls)} PDK calls, {len(self.log)} log lines, "
             f"{self.seconds * 1000:.1f} ms>"
         )

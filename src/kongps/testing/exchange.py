@@ -348,7 +348,7 @@ class Exchange:
         self.result.source = source
 
     def finish(self) -> None:
-        """Add Kong's own headers, and hand the response to the client."""
+        """Add Kong's own headers, and send the response to the client."""
         headers = self.headers
         spent = int((time.perf_counter() - self.clock - self.proxied_seconds) * 1000)
         if "date" not in headers:
@@ -374,7 +374,7 @@ class Exchange:
         self.collect()
 
     def body_file(self) -> str:
-        """The path of a file with the client's body, which is there until the request is over."""
+        """The path of a file with the client's body, removed at the end of the request."""
         if self._body_file is None:
             handle, self._body_file = tempfile.mkstemp(prefix="kong-client-body-")
             with open(handle, "wb") as file:

@@ -1,4 +1,4 @@
-"""The stand-in for Kong: configuration in, requests in, what became of them out."""
+"""The stand-in for Kong that tests use: its configuration, and the requests sent to it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Kong:
     :param body_buffer_size: bytes; a plugin cannot read a larger request body over MsgPack:1, and
         gets the path of a file over ProtoBuf:1 (nginx: 8 KiB).
     :param lua_style: plugins of kong-python-pdk's layout get ``(value, err)`` from PDK calls.
-    :param pool_order: ``"lifo"`` as Kong does; ``"fifo"`` has the calls of an event go over all
+    :param pool_order: ``"lifo"`` as Kong does; ``"fifo"`` sends the calls of an event over all
         connections in turn.
     :param connections: how many connections each worker opens before the first request.
     :raises KongpsError: the plugin cannot be loaded, the plugin server does not answer or does not
@@ -214,14 +214,12 @@ class Kong:
         try:
             return self.workers[0].rpc.plugin_names(self.timeout)
         except (RpcError, LuaError) as error:
-            raise KongpsError(
-                f"the plugin server does not say which plugins it has: {error}"
-            ) from None
+            raise KongpsError(f"the plugin server did not list its plugins: {error}") from None
 
     def call(self, method: str, *args: Any) -> Any:
         """Send the plugin server one call of its own, such as ``plugin.GetPluginInfo``.
 
-        :returns: the result, in the words of MsgPack:1.
+        :returns: the result, as MsgPack:1 has it over either protocol.
         :raises KongpsError: the server is not there, or answered with an error; the protocol has
             no such call.
         """
@@ -239,7 +237,7 @@ class Kong:
         entity = PluginConfig(plugin) if isinstance(plugin, str) else plugin
         info = self.call("plugin.GetPluginInfo", entity.name)
         if not isinstance(info, Mapping):
-            raise KongpsError(f"plugin {entity.name!r}: the plugin server gave no information")
+            raise KongpsError(f"the plugin server has no information about plugin {entity.name!r}")
         self.plugins.append(ConfiguredPlugin(entity, info, self._seq))
         self.plugins.sort(key=lambda item: -item.priority)
 
@@ -258,15 +256,15 @@ class Kong:
             plugin.seq = self._seq
 
     def reload(self) -> None:
-        """Load the same declarative configuration again. Kong 3 then starts every instance anew,
-        earlier ones only those whose configuration changed."""
+        """Load the same declarative configuration again. Kong 3 then starts new instances for all
+        plugins, earlier versions only for those whose configuration changed."""
         if self.version.number >= (3, 0):
             self._seq += 1
             for plugin in self.plugins:
                 plugin.seq = self._seq
 
     def remove(self, name: str) -> None:
-        """Take a plugin out of the configuration. Kong says nothing to the plugin server."""
+        """Take a plugin out of the configuration. Kong does not notify the plugin server."""
         self.plugins = [item for item in self.plugins if item.entity.name != name]
 
     def restart(self) -> None:

@@ -88,7 +88,7 @@ def _items(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> Any:
-    """Text as str: a ``bytes`` field does not say whether it was one."""
+    """Text as str: a ``bytes`` field does not show whether it was one."""
     try:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
@@ -276,7 +276,7 @@ class ProtobufExchanger(Exchanger):
 
 
 def _returned(message: Mapping[str, Any]) -> Any:
-    """What an RpcReturn says, as MsgPack:1 would say it."""
+    """What is in an RpcReturn, in the form that MsgPack:1 has."""
     if "plugin_names" in message:
         return message["plugin_names"].get("names", [])
     if "plugin_info" in message:

@@ -1,4 +1,4 @@
-"""What the gateway and a protocol of plugin servers say to each other.
+"""The calls between the gateway and a plugin server, whatever the protocol.
 
 :class:`Exchanger` is the interface; the two protocols are in :mod:`kongps.testing.msgpack_rpc` and
 :mod:`kongps.testing.protobuf_rpc`.
@@ -54,7 +54,7 @@ class Asked:
 class Exchanger:
     """Calls over a pool: numbers them, sends them, reads their answers.
 
-    :param notify: told of notifications, with their label and value.
+    :param notify: called for each notification, with its label and value.
     """
 
     name = ""
@@ -70,7 +70,7 @@ class Exchanger:
         raise NotImplementedError
 
     def begin_event(self, event: Event, instance: int | None) -> Pending:
-        """Have an instance handle an event; RpcError when it cannot be sent."""
+        """Send an event to an instance; RpcError when it cannot be sent."""
         raise NotImplementedError
 
     def plugin_names(self, timeout: float) -> list[str]:
@@ -90,11 +90,11 @@ class Exchanger:
         raise NotImplementedError
 
     def refused(self, exchange: Exchange, asked: Asked, error: Exception) -> None:
-        """Do with the connection what Kong does when a PDK call failed."""
+        """Treat the connection as Kong does when a PDK call failed."""
         raise NotImplementedError
 
     def ended(self, exchange: Exchange, asked: Asked) -> None:
-        """Do with the connection what Kong does when a PDK call ended the request."""
+        """Treat the connection as Kong does when a PDK call ended the request."""
         raise NotImplementedError
 
     def starts_again(self, error: RpcError) -> bool:
@@ -147,6 +147,6 @@ def started(status: Any) -> int:
     :raises LuaError: there is none.
     """
     if not isinstance(status, Mapping) or not isinstance(status.get("Id"), int):
-        raise LuaError(f"StartInstance gave no instance: {status!r}")
+        raise LuaError(f"StartInstance returned no instance: {status!r}")
     found: int = status["Id"]
     return found

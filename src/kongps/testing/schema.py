@@ -58,7 +58,7 @@ def _value(field: Mapping[str, Any], given: Any, path: str) -> Any:
         given = field.get("default")
     if given is None:
         if kind == "record" and field.get("required") is not False:
-            given = {}  # Kong takes a record for required where nothing else is said
+            given = {}  # in Kong a record is required unless the schema has required = false
         elif field.get("required"):
             raise ConfigError(path, "required field missing")
         else:

@@ -231,7 +231,7 @@ def unpacker() -> msgpack.Unpacker:
 def json_text(value: Any, *, empty_as_object: bool = False) -> str:
     """JSON as Kong's encoder writes it: no spaces, slashes escaped.
 
-    :param empty_as_object: an empty list becomes ``{}``, as in Kong 2.0, which cannot tell.
+    :param empty_as_object: an empty list becomes ``{}``, as in Kong 2.0, which knows no difference.
     """
     if empty_as_object:
         value = _empty_to_object(value)

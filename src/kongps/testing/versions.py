@@ -46,7 +46,7 @@ class Version:
     @property
     def protobuf_defaults(self) -> tuple[str, ...]:
         """Over ProtoBuf:1, the kinds of fields that are sent when they are false or empty; others
-        are not to be told from nil."""
+        look like nil."""
         return ("bool", "string", "bytes") if self.number >= (3, 0) else ()
 
     @property

@@ -31,7 +31,7 @@ class RpcError(Exception):
     """A call that brought no result.
 
     :ivar kind: ``"answer"`` (the server answered with an error), ``"method"`` (it asked for a PDK
-        function that there is not), ``"connect"`` (it was not there), ``"timeout"`` or
+        function that does not exist), ``"connect"`` (it was not there), ``"timeout"`` or
         ``"closed"``.
     """
 
@@ -42,7 +42,7 @@ class RpcError(Exception):
 
 
 class Reader(Protocol):
-    """Makes messages of the bytes of one connection."""
+    """Cuts the bytes of one connection into messages."""
 
     def feed(self, data: bytes) -> None: ...
 
@@ -159,7 +159,7 @@ class Session(Protocol):
 
 
 class Calls:
-    """Has this thread call what handlers in other threads ask for, as a server's loop would.
+    """Calls in this thread what handlers in other threads ask for, as a server's loop would.
 
     :ivar lock: never shared: everything is called here.
     """
@@ -174,11 +174,11 @@ class Calls:
         return LoopLock()
 
     def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
-        """Has `callback` called by :meth:`run`. From any thread."""
+        """Let :meth:`run` call ``callback``. From any thread."""
         self._waiting.put(callback)
 
     def run(self, seconds: float) -> None:
-        """Calls what was asked for; waits for it if there is nothing yet."""
+        """Call what was asked for; wait for it if there is nothing yet."""
         try:
             self._waiting.get(timeout=seconds)()
             while True:
@@ -257,7 +257,7 @@ class Pool:
         return len(self._idle)
 
     def take(self) -> Connection:
-        """An idle connection, or a new one; RpcError when there is nobody to connect to."""
+        """An idle connection, or a new one; RpcError when there is no server to connect to."""
         while self._idle:
             found = self._idle.pop() if self._order == "lifo" else self._idle.popleft()
             if found.alive:
@@ -274,7 +274,7 @@ class Pool:
         return connection
 
     def open(self, count: int) -> None:
-        """Have at least ``count`` idle connections."""
+        """Open connections until ``count`` are idle."""
         while len(self._idle) < count:
             self._idle.append(self._open())
 

@@ -57,7 +57,7 @@ class Exit(Exception):
 
 
 class Hang(Exception):
-    """A PDK function from which Kong never comes back."""
+    """A PDK function in which Kong waits without end."""
 
 
 @dataclass
@@ -137,11 +137,11 @@ def has(exchange: Exchange, name: str) -> bool:
 
 
 def call(exchange: Exchange, name: str, args: list[Any]) -> Any:
-    """Run the PDK function ``name``, which is there, and give what it returns.
+    """Run the PDK function ``name``, which must exist, and return its result.
 
     :raises LuaError: Kong refuses the call.
     :raises Exit: the function ended the request.
-    :raises Hang: Kong never comes back.
+    :raises Hang: Kong waits without end.
     """
     function = _TABLE[name]
     _check_phase(exchange, name, function)
@@ -151,11 +151,11 @@ def call(exchange: Exchange, name: str, args: list[Any]) -> Any:
 
 
 def answer(exchange: Exchange, name: str, args: list[Any]) -> Answer:
-    """Run the PDK function ``name`` and say what Kong sends for it over MsgPack:1.
+    """Run the PDK function ``name`` and return what Kong sends for it over MsgPack:1.
 
     :raises LuaError: Kong refuses the call and never steps the event again.
     :raises Exit: the function ended the request.
-    :raises Hang: Kong never comes back.
+    :raises Hang: Kong waits without end.
     """
     if not has(exchange, name):
         if any(known.startswith(f"{name}.") for known in _TABLE) or name in _VALUES:
