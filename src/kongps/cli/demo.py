@@ -110,7 +110,7 @@ def _scenes(log_file: Path) -> list[Scene]:
         Scene("hello_kong_pdk", "the same in kong-python-pdk's layout", config, [hello]),
         Scene(
             "key_gate",
-            "lets in who has a key",
+            "lets in consumers who have a key",
             {},
             [
                 Step("GET", "/private", status=401),
@@ -311,9 +311,9 @@ class _Printer:
             self.line(f"    {self._paint('33', str(entry))}")
         sent = result.service_request
         if sent is None:
-            self.line("    the service got nothing")
+            self.line("    the service received no request")
         else:
-            self.line(f"    the service got {sent.method} {sent.path}")
+            self.line(f"    the service received {sent.method} {sent.path}")
         self._response(result)
 
     def comparison(self, scenes: list[Scene], results: dict[str, list[list[Result]]]) -> None:
@@ -331,7 +331,7 @@ class _Printer:
                     totals[protocol] += trips
                     cells.append(str(trips))
                 rows.append(tuple(cells))
-        rows.append(("in all", *map(str, totals.values())))
+        rows.append(("total", *map(str, totals.values())))
         first = max(len(row[0]) for row in rows)
         for name, *cells in rows:
             self.line(f"  {name:<{first}}" + "".join(f"{cell:>12}" for cell in cells))
@@ -353,7 +353,7 @@ class _Printer:
         colour = "32" if result.status < 400 else "31"
         status = self._paint(colour, f"{result.status} {_phrase(result.status)}".strip())
         size = f"{len(result.body)} bytes"
-        self.line(f"    {status}, {size}, {_milliseconds(result.seconds)} in all")
+        self.line(f"    {status}, {size}, {_milliseconds(result.seconds)} in total")
         for name, value in result.headers.lines():
             shown = name.lower().startswith("x-") and not name.lower().startswith("x-kong-")
             if shown or name.lower() in _SHOWN_HEADERS:
