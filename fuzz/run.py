@@ -171,7 +171,7 @@ def environment() -> dict[str, str]:
         **SANITIZER_OPTIONS,
         # libFuzzer first: the sanitizer's library has empty functions of the same names.
         "LD_PRELOAD": f"{FUZZER} {runtime(compiler(), 'asan')}",
-        "PYTHONPATH": os.pathsep.join((str(LIB), str(HERE))),
+        "PYTHONPATH": os.pathsep.join((str(LIB), str(ROOT / "tests" / "support"), str(HERE))),
     }
 
 
