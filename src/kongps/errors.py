@@ -20,6 +20,7 @@ __all__ = [
     "ConfigError",
     "CoreMismatch",
     "DebugBuild",
+    "DescriptorLost",
     "FreeThreadedBuild",
     "HandlerExit",
     "HandlerTimeout",
@@ -353,6 +354,13 @@ class CoreMismatch(CompatError, ImportError):
 
 class ServerError(KongpsError):
     """The server cannot start or go on: a socket in use, a directory missing, a bad setting."""
+
+
+class DescriptorLost(KongpsError):
+    """Raised by a call of the event loop: plugin code has closed what the process needs.
+
+    The loop ends, and the process with it. The text names what was closed.
+    """
 
 
 class UsageError(KongpsError):

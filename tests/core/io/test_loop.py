@@ -12,7 +12,8 @@ import pytest
 from core_defaults import MAX_MESSAGE, new_dispatcher
 
 from kongps.core.connection import Unfinished, serve
-from kongps.core.io.loop import DescriptorLost, Loop
+from kongps.core.io.loop import Loop
+from kongps.errors import DescriptorLost
 
 
 def open_fds() -> set[int]:

@@ -2,7 +2,6 @@ from collections.abc import Callable
 
 from kongps.core.io.loop_lock import LoopLock
 
-class DescriptorLost(Exception): ...
 class Watched: ...
 
 class Timer:

@@ -15,7 +15,7 @@ from logging import ERROR, WARNING
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
-from libc.errno cimport EINTR, ENOMEM, ENOSPC, errno
+from libc.errno cimport EBADF, EINTR, ENOMEM, ENOSPC, errno
 from posix.unistd cimport close as close_fd
 
 from kongps.core.io.clock cimport coarse_monotonic, monotonic
@@ -27,6 +27,7 @@ from kongps.core.io.loop_lock cimport LoopLock
 from kongps.core.io.waker cimport Waker
 
 from kongps.core.report import report
+from kongps.errors import DescriptorLost
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
@@ -37,13 +38,6 @@ cdef enum:
 
 # Seconds of a wait that is none; a coarse clock's tick is up to 0.01 s.
 cdef double NO_WAIT = 0.01
-
-
-class DescriptorLost(Exception):
-    """Raised by a call or a timer of the loop: plugin code has closed what the process needs.
-
-    Its text names what was closed.
-    """
 
 
 cdef class Watched:
@@ -195,10 +189,13 @@ cdef class Loop:
         if before is not None:
             before.close()  # plugin code has closed its descriptor: the number is another's
         try:
-            return one.watch(interest)
+            one.watch(interest)
         except OSError:
             one.close()
             raise
+        if one.fd < 0:
+            raise OSError(EBADF, "plugin code has closed it")
+        return 0
 
     cdef int add_stream(self, Watched stream, int fd) except -1:
         """Watches a connection."""
@@ -364,7 +361,7 @@ cdef class Loop:
                 self.closed_now.clear()
 
     cdef int handle(self, Watched one, unsigned int events) except -1:
-        """Has a file descriptor handle what was found on it. What goes wrong is its own matter."""
+        """Handles what was found on a file descriptor. What goes wrong concerns no other."""
         if one.fd < 0:
             # Closed by what was found on another just before; or its file is open elsewhere, and
             # nothing makes the epoll forget it.
@@ -441,7 +438,7 @@ cdef int open_epoll() except -1:
 
 
 cdef int control(int epoll_fd, int operation, int fd, void* what) noexcept:
-    """Has an epoll wait for something to read."""
+    """Makes an epoll wait for something to read on a file descriptor."""
     cdef epoll_event event
     event.events = EPOLLIN
     event.data.ptr = what

@@ -25,12 +25,10 @@ from kongps.core.wire.function cimport Function
 
 from greenlet import getcurrent, greenlet
 
-from kongps.errors import HandlerExit
-from kongps.core.io.loop import DescriptorLost
 from kongps.core.report import place_of, report
 from kongps.core.runners.threads import Thread
 from kongps.core.wire.body_file import BodyFile
-from kongps.errors import PDKError
+from kongps.errors import DescriptorLost, HandlerExit, PDKError
 
 cdef enum:
     # Threads that a handler blocks, and that have not come back, before no more are made.
