@@ -93,7 +93,9 @@ class Placement:
             from kongps.core.runners.asyncio import AsyncRunner
 
             assert self._loop is not None
-            self._asyncio = AsyncRunner(self._loop.call_soon_threadsafe, self._loop.lock)
+            self._asyncio = AsyncRunner(
+                self._loop.call_soon_threadsafe, self._loop.lock, self._submit
+            )
         return self._asyncio
 
     # --- where something runs --------------------------------------------------------------------

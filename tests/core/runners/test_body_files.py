@@ -112,3 +112,15 @@ def test_a_body_that_is_not_read_in_time_fails_its_event(
         slow.write_bytes(b"late")
         assert is_quiet(server)
         assert "Traceback" not in server.text()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_body_that_is_never_read_does_not_keep_the_server_from_ending(
+    plugins: Path, short_path: Path, slow: Path, mode: str
+) -> None:
+    reader(plugins, mode)
+    with serving(plugins, short_path / "k.sock", "--shutdown-timeout", "0.5") as server:
+        begin(server, slow)
+        time.sleep(0.1)
+        server.process.terminate()
+        assert server.end() == 0

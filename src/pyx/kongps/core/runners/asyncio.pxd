@@ -38,10 +38,12 @@ cdef class AsyncRunner(OffLoopRunner):
     cdef int made                 # threads, ever; for their names
     cdef list blocked             # AsyncioThreads that were replaced and have not come back
     cdef set works                # AsyncTasks of no event
+    cdef object submit_read       # runs something in a thread, from the loop's
 
     cdef AsyncioThread thread(self)
     cdef AsyncTask calling_task(self, Event event, str function)
     cdef object wait_in_queue(self, AsyncTask task)
+    cdef object read_body(self, Event event, AsyncioThread home, object read)
     cdef int replace(self) except -1
     cdef int end_late_works(self, double limit) except -1
     cdef int cancel_soon(self, AsyncTask task) except -1

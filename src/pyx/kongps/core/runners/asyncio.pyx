@@ -216,10 +216,13 @@ cdef class AsyncRunner(OffLoopRunner):
     """Runs handlers that are ``async def``.
 
     :param call_soon, lock: as :class:`OffLoopRunner` has them.
+    :param submit: runs something in a thread of a pool, as ``ThreadRunner.submit`` does: a request's
+        body that Kong has left in a file is read there.
     """
 
-    def __init__(self, call_soon, LoopLock lock not None):
+    def __init__(self, call_soon, LoopLock lock not None, submit):
         OffLoopRunner.__init__(self, call_soon, lock)
+        self.submit_read = submit
         self.blocked = []
         self.works = set()
 
@@ -315,11 +318,21 @@ cdef class AsyncRunner(OffLoopRunner):
         finally:
             task.home.free(task)
         if type(value) is BodyFile:
-            # In a thread of asyncio's: the body may be large, or the disk slow.
-            return getcurrent().parent.switch(
-                task.home.loop.run_in_executor(None, value.read, function.name)
-            )
+            return self.read_body(event, task.home, partial(value.read, function.name))
         return value
+
+    cdef object read_body(self, Event event, AsyncioThread home, object read):
+        """Reads a request's body in a thread: it may be large, or the disk slow."""
+        future = home.loop.create_future()
+        self.call_soon(partial(
+            self.submit_read, read, partial(self._body_read, home, future),
+            f"reading the request's body for {event.describe()}", event.instance.plugin.path,
+        ))
+        return getcurrent().parent.switch(future)
+
+    def _body_read(self, AsyncioThread home not None, future, value, error):
+        """On the loop's thread."""
+        home.do_soon(partial(settle, future, value, error))
 
     cdef AsyncTask calling_task(self, Event event, str function):
         """The task whose handler calls a PDK function; PDKError when it cannot from here."""
@@ -432,6 +445,16 @@ cdef class AsyncRunner(OffLoopRunner):
 
 def nothing():
     """What a loop that turns does soon."""
+
+
+def settle(future, value, error):
+    """Gives a future its result, unless whoever waited for it was cancelled."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
 
 
 cdef object place_in(object coroutine, object thread, str path):
