@@ -4,8 +4,6 @@ from kongps.core.dispatch.event cimport Event
 from kongps.core.wire.function cimport find_function
 from kongps.core.wire.phases cimport phase_name
 
-from kongps.core.wire.body_file import BodyFile
-
 cdef extern from *:
     """
     /* An object without __init__: a namespace is made at each access of `kong.request`. */
@@ -59,10 +57,7 @@ cdef class Namespace:
             or from a plugin server, and when the event is over.
         :raises TypeError: for an argument that Kong would not take.
         """
-        cdef object value = self.event.runner.call(self.event, find_function(function), args)
-        if type(value) is BodyFile:
-            return value.read(function)
-        return value
+        return self.event.runner.call(self.event, find_function(function), args)
 
     def _as(self, kind):
         """:returns: another namespace for the same event; `kind` is a plain class of one."""

@@ -290,16 +290,16 @@ cdef class AsyncRunner(OffLoopRunner):
 
     cdef object call(self, Event event, Function function, tuple args):
         cdef AsyncTask task = self.calling_task(event, function.name)
-        cdef CachedAnswer told
+        cdef CachedAnswer cached
         cdef object value
         self.wait_in_queue(task)
         if task.over:  # a coroutine that the handler has begun goes on after it
             raise PDKError(function.name, EVENT_IS_OVER)
         if event.state == OFF_LOOP:
-            told = event.find_cached(function, args)
-            if told is not None:
+            cached = event.find_cached(function, args)
+            if cached is not None:
                 task.home.free(task)
-                return told.value
+                return cached.value
         answered = task.answered = task.home.loop.create_future()
         task.message = CALL
         task.function = function

@@ -11,8 +11,10 @@ from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from kongps.core.dispatch.answers cimport CachedAnswer
+from kongps.core.dispatch.event cimport (
+    OFF_LOOP, OVER, RUNNING, WAITING, Event, Runner, must_have_run,
+)
 from kongps.core.dispatch.namespace cimport make_kong
-from kongps.core.dispatch.event cimport OFF_LOOP, OVER, RUNNING, WAITING, Event, Runner, must_have_run
 from kongps.core.runners.greenlet cimport (
     PyGreenlet_GetCurrent, PyGreenlet_Import, PyGreenlet_New, PyGreenlet_Switch,
     PyGreenlet_Throw, greenlet,
@@ -24,9 +26,8 @@ from kongps.core.wire.protocol cimport send_answer
 
 from greenlet import GreenletExit
 
-from kongps.errors import HandlerExit
 from kongps.core.wire.body_file import BodyFile
-from kongps.errors import PDKError
+from kongps.errors import HandlerExit, PDKError
 
 PyGreenlet_Import()
 
@@ -164,7 +165,7 @@ cdef class InlineRunner(Runner):
     cdef object call(self, Event event, Function function, tuple args):
         cdef object value
         cdef HandlerGreenlet one
-        cdef CachedAnswer told
+        cdef CachedAnswer cached
         if event is not self.visits.event or PyThread_get_thread_ident() != self.visits.thread:
             raise PDKError(
                 function.name,
@@ -178,16 +179,16 @@ cdef class InlineRunner(Runner):
                 "the handler itself",
             )
         if event.state == RUNNING:
-            told = event.find_cached(function, args)
-            if told is not None:
-                return told.value
+            cached = event.find_cached(function, args)
+            if cached is not None:
+                return cached.value
         event.ask(function, args)
         if event.state == OVER:
             raise HandlerExit(function.name)
         if event.state == RUNNING:
             return None  # without a result, and not waited for
         PyGreenlet_Switch(self.loop, NULL, NULL)
-        while event.state == WAITING or event.state == OFF_LOOP:
+        while event.is_pending():
             self.give_back(one)  # plugin code has woken it
         value = event.value
         event.value = None

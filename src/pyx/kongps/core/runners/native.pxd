@@ -4,7 +4,6 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from kongps.core.dispatch.event cimport Event
-
 from kongps.core.dispatch.namespace cimport Namespace
 
 cdef extern from "kongps/plugin.h":

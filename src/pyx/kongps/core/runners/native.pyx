@@ -16,7 +16,6 @@ from libc.stdint cimport uint64_t, uintptr_t
 from libc.string cimport memset, strlen
 
 from kongps.core.dispatch.event cimport Event
-
 from kongps.core.dispatch.namespace cimport Namespace
 from kongps.core.wire.function cimport find_function
 

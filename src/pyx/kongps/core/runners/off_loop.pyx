@@ -16,9 +16,8 @@ from kongps.core.io.loop_lock cimport LoopLock
 from kongps.core.wire.function cimport Function
 from kongps.core.wire.protocol cimport push_answer
 
-from kongps.errors import HandlerExit
 from kongps.core.report import report
-from kongps.errors import PDKError
+from kongps.errors import HandlerExit, PDKError
 
 
 cdef class HandlerTask:

@@ -19,8 +19,8 @@ from cpython.pythread cimport (
 from cpython.ref cimport Py_XDECREF
 
 from kongps.core.dispatch.answers cimport CachedAnswer
-from kongps.core.dispatch.namespace cimport make_kong
 from kongps.core.dispatch.event cimport OFF_LOOP, OVER, Event, must_have_run
+from kongps.core.dispatch.namespace cimport make_kong
 from kongps.core.io.clock cimport monotonic
 from kongps.core.io.loop_lock cimport LoopLock
 from kongps.core.runners.off_loop cimport (
@@ -143,7 +143,7 @@ cdef class ThreadRunner(OffLoopRunner):
 
     cdef object call(self, Event event, Function function, tuple args):
         cdef HandlerThread thread
-        cdef CachedAnswer told
+        cdef CachedAnswer cached
         cdef object value
         cdef object found = self.by_ident.get(PyThread_get_thread_ident())
         if found is None or (<HandlerThread>found).event is not event:
@@ -158,9 +158,9 @@ cdef class ThreadRunner(OffLoopRunner):
                 function.name, "called while another call is made, or after the handler's end"
             )
         if event.state == OFF_LOOP:
-            told = event.find_cached(function, args)
-            if told is not None:
-                return told.value
+            cached = event.find_cached(function, args)
+            if cached is not None:
+                return cached.value
         thread.message = CALL
         thread.function = function
         thread.args = args

@@ -35,12 +35,12 @@ from posix.unistd cimport close as close_fd
 from posix.unistd cimport read as read_fd
 from posix.unistd cimport write as write_fd
 
-from kongps.core.io.clock cimport monotonic
 from kongps.core.dispatch.event cimport Event
+from kongps.core.io.clock cimport monotonic
 from kongps.core.wire.phases cimport phase_name
 
-from kongps.errors import HandlerTimeout
 from kongps.core.report import place_of, report
+from kongps.errors import HandlerTimeout
 
 cdef extern from "Python.h":
     int PyThreadState_SetAsyncExc(unsigned long thread, PyObject* kind)
