@@ -18,7 +18,7 @@ from kongps.core.io.buffer cimport buffer_append, buffer_free, buffer_size
 from kongps.core.io.clock cimport coarse_monotonic
 from kongps.core.wire.msgpack_rpc cimport MsgPackRPC
 from kongps.core.wire.protobuf_rpc cimport MAX_CALL_SIZE, ProtobufRPC
-from kongps.core.wire.protocol cimport MAX_UNANSWERED_CALLS, Call, Protocol, unread
+from kongps.core.wire.protocol cimport MAX_UNANSWERED_CALLS, Call, Protocol, take_call, unread
 
 from kongps.errors import ProtocolError
 
@@ -93,7 +93,7 @@ cdef class Session:
             if buffer_size(self.outbox) > most_unsent:
                 more = True
                 break
-            if self.full() or not self.protocol.take_call(self.call):
+            if self.full() or not take_call(self.protocol, self.call):
                 break
             self.carry_out(self.call, now)
         self.call.value = None

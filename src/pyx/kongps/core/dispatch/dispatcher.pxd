@@ -30,6 +30,6 @@ cdef class Dispatcher:
     cdef int handle_command(self, Call call, Protocol protocol, double now) except -1
     cdef Event new_event(self, Instance instance, int phase, double now)
     cdef Event find_event(self, int64_t id)
-    cdef Instance find_instance(self, int64_t id)
+    cdef Instance look_for_instance(self, int64_t id)
     cdef int connection_lost(self, Protocol protocol) except -1
     cdef int drop(self, Event event) except -1

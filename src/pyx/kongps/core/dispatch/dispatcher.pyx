@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from kongps.core.dispatch.deferred cimport DeferredResult
 from kongps.core.dispatch.event cimport (
-    OFF_LOOP, RUNNING, WAITING, Event, EventRules, Runner, fail_lost_event,
+    OFF_LOOP, RUNNING, WAITING, Event, EventRules, Runner, fail_lost_event, move,
 )
 from kongps.core.dispatch.event_table cimport TAG_BITS, EventTable
 from kongps.core.dispatch.instance cimport Instance
@@ -251,7 +251,8 @@ cdef class Dispatcher:
         return protocol.answer_error(call.sequence, call.value)
 
     cdef int handle_event(self, Call call, Protocol protocol, double now) except -1:
-        cdef Instance instance = self.find_instance(call.target)
+        cdef object found = self.instances.get(call.target)
+        cdef Instance instance = self.look_for_instance(call.target) if found is None else <Instance>found
         cdef Event event
         if instance is None:
             return protocol.answer_no_instance(call.sequence, str(NoInstance(call.target)))
@@ -293,7 +294,7 @@ cdef class Dispatcher:
         call.value = None
         event.failed = call.kind == STEP_ERROR
         event.last_step = now
-        event.move(RUNNING)
+        move(event, RUNNING)
         if event.ended:
             return event.returned() if event.failure is None else event.fail(event.failure)
         if event.last_step - event.started > self.rules.handler_timeout:
@@ -340,11 +341,8 @@ cdef class Dispatcher:
         cdef PyObject* found = self.events.find(id)
         return None if found == NULL else <Event>found
 
-    cdef Instance find_instance(self, int64_t id):
-        """The instance with an id, from memory or from wherever it is kept; None if there is none."""
-        cdef object found = self.instances.get(id)
-        if found is not None:
-            return <Instance>found
+    cdef Instance look_for_instance(self, int64_t id):
+        """An instance that is not in memory, from wherever it is kept; None if there is none."""
         if self.find_missing is None:
             return None
         try:

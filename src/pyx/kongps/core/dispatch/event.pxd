@@ -27,12 +27,29 @@ from kongps.core.dispatch.instance cimport Instance
 from kongps.core.wire.function cimport Function
 from kongps.core.wire.protocol cimport Protocol
 
-cdef enum EventState:
-    RUNNING
-    ASKING
-    WAITING
-    OFF_LOOP
-    OVER
+cdef extern from *:
+    """
+    enum kongps_event_state {
+        KONGPS_RUNNING, KONGPS_ASKING, KONGPS_WAITING, KONGPS_OFF_LOOP, KONGPS_OVER
+    };
+
+    /* By state, the set of states that an event may move to: the table above. */
+    static const int kongps_event_moves[] = {
+        [KONGPS_RUNNING] = 1 << KONGPS_ASKING | 1 << KONGPS_WAITING | 1 << KONGPS_OFF_LOOP
+            | 1 << KONGPS_OVER,
+        [KONGPS_ASKING] = 1 << KONGPS_RUNNING,
+        [KONGPS_WAITING] = 1 << KONGPS_RUNNING | 1 << KONGPS_OVER,
+        [KONGPS_OFF_LOOP] = 1 << KONGPS_RUNNING | 1 << KONGPS_OVER,
+        [KONGPS_OVER] = 0,
+    };
+    """
+    enum EventState "kongps_event_state":
+        RUNNING "KONGPS_RUNNING"
+        ASKING "KONGPS_ASKING"
+        WAITING "KONGPS_WAITING"
+        OFF_LOOP "KONGPS_OFF_LOOP"
+        OVER "KONGPS_OVER"
+    const int* MOVES "kongps_event_moves"
 
 
 cdef class EventRules:
@@ -66,9 +83,9 @@ cdef class Event:
     cdef str failure
     cdef str unlogged                 # what Kong is still to log of that
     cdef PyObject* thread_locals      # the threading.local values of its handler, while it waits
-    cdef CachedAnswer cached          # what Kong has answered to functions that are asked once
+    cdef CachedAnswer cached          # what Kong has answered to functions that are asked once,
+    cdef uint64_t cached_changed_by   # and the setters that change one of these answers, a bit each
 
-    cdef int move(self, EventState to) except -1
     cdef int end(self) except -1
     cdef bint is_pending(self) noexcept
     cdef int run(self, bint first) except -1
@@ -85,6 +102,20 @@ cdef class Event:
     cdef bint too_late(self) except -1
     cdef int drop_thread_locals(self) except -1
     cdef object describe(self)
+
+
+cdef int refuse_move(Event event, EventState to) except -1
+
+
+cdef inline int move(Event event, EventState to) except -1:
+    """Changes the state of an event.
+
+    :raises RuntimeError: for a move that is not in the table above.
+    """
+    if not MOVES[<int>event.state] & (1 << to):
+        return refuse_move(event, to)
+    event.state = to
+    return 0
 
 
 cdef class Runner:

@@ -27,14 +27,6 @@ from kongps.errors import HandlerExit, PackError, PDKError
 
 STATE_NAMES = ("RUNNING", "ASKING", "WAITING", "OFF_LOOP", "OVER")
 
-# By the state of an event, the states that it may move to: the table in event.pxd.
-cdef int[5] MOVES
-MOVES[<int>RUNNING] = 1 << ASKING | 1 << WAITING | 1 << OFF_LOOP | 1 << OVER
-MOVES[<int>ASKING] = 1 << RUNNING
-MOVES[<int>WAITING] = 1 << RUNNING | 1 << OVER
-MOVES[<int>OFF_LOOP] = 1 << RUNNING | 1 << OVER
-MOVES[<int>OVER] = 0
-
 # How a Lua plugin's error ends a request (kong/init.lua): the client sees the same from this server.
 UNEXPECTED = (500, {"message": "An unexpected error occurred"})
 cdef Function EXIT = Function(
@@ -59,6 +51,7 @@ cdef class EventRules:
         self.on_error = on_error
 
 
+@cython.final
 @cython.freelist(64)
 cdef class Event:
     """One phase of one request, handled by one plugin instance."""
@@ -66,24 +59,11 @@ cdef class Event:
     def __dealloc__(self):
         Py_XDECREF(self.thread_locals)
 
-    cdef int move(self, EventState to) except -1:
-        """Changes the state.
-
-        :raises RuntimeError: for a move that is not in the table of event.pxd.
-        """
-        if not MOVES[<int>self.state] & (1 << to):
-            raise RuntimeError(
-                f"event {self.id} cannot move from {STATE_NAMES[<int>self.state]} "
-                f"to {STATE_NAMES[<int>to]}"
-            )
-        self.state = to
-        return 0
-
     cdef int end(self) except -1:
         """The event is over; it leaves the table."""
         if self.state == OVER:
             return 0
-        self.move(OVER)
+        move(self, OVER)
         return self.table.remove(self.id)
 
     cdef bint is_pending(self) noexcept:
@@ -127,9 +107,9 @@ cdef class Event:
         function.check(args)
         if self.too_late():
             return 0
-        if function.setter and self.cached is not None:
+        if function.setter & self.cached_changed_by:
             self.cached = drop_changed(self.cached, function)
-        self.move(ASKING)
+        move(self, ASKING)
         try:
             awaited = self.protocol.answer_pdk_call(
                 self.sequence, self.id, function, args,
@@ -138,10 +118,10 @@ cdef class Event:
         except PackError as error:
             raise TypeError(str(error)) from None
         finally:
-            self.move(RUNNING)
+            move(self, RUNNING)
         if function.terminal:
             return self.end()
-        return self.move(WAITING) if awaited else 0
+        return move(self, WAITING) if awaited else 0
 
     cdef CachedAnswer find_cached(self, Function function, tuple args):
         """What Kong has answered to this call already; None if it must be asked."""
@@ -153,6 +133,7 @@ cdef class Event:
         """Keeps an answer of Kong, if it holds for the rest of the event."""
         if function.asked_once:
             self.cached = add_answer(self.cached, function, args, value)
+            self.cached_changed_by |= function.changed_by
         return 0
 
     cdef bint too_late(self) except -1:
@@ -213,7 +194,7 @@ cdef class Event:
         if text is not None and self.log_failure():
             self.ended = True
             self.failure = reason
-            return self.move(WAITING)
+            return move(self, WAITING)
         self.end()
         if not can_end_request(self.phase):
             self.protocol.answer_failure(self.sequence, self.id, text or reason)
@@ -254,12 +235,12 @@ cdef class Event:
 
     cdef int leave_loop(self) except -1:
         """The handler goes on elsewhere; Kong's call is answered later."""
-        self.move(OFF_LOOP)
+        move(self, OFF_LOOP)
         return self.protocol.hold(self.id)
 
     cdef int return_to_loop(self) except -1:
         """The loop acts for an event that was OFF_LOOP."""
-        return self.move(RUNNING)
+        return move(self, RUNNING)
 
     cdef int drop_thread_locals(self) except -1:
         """The handler has ended; what it has put into ``threading.local`` objects goes too."""
@@ -275,6 +256,13 @@ cdef class Event:
             f"instance {self.instance.id}, event {self.id}"
         )
         return f"{text}, request {request}" if request else text
+
+
+cdef int refuse_move(Event event, EventState to) except -1:
+    raise RuntimeError(
+        f"event {event.id} cannot move from {STATE_NAMES[<int>event.state]} to "
+        f"{STATE_NAMES[<int>to]}"
+    )
 
 
 cdef class Runner:

@@ -56,6 +56,7 @@ cdef class MsgPackRPC(Protocol):
 
     def __cinit__(self):
         self.name = "MsgPack:1"
+        self.steps_are_calls = True
         self.logs_failures = True
 
     cdef bint next_call(self, Call call) except -1:
@@ -187,7 +188,8 @@ cdef class MsgPackRPC(Protocol):
             else:
                 if same(text, size, b"Data", 4):
                     call.raw_value = reader.at
-                skip_value(reader)
+                if pairs:
+                    skip_value(reader)
         if not has_event:
             call.kind = INVALID
             call.value = "a Step came without an EventId"

@@ -221,13 +221,6 @@ cdef class ProtobufRPC(Protocol):
             buffer_consume(&self.inbox, 4 + <size_t>length)
         return False
 
-    cdef bint take_call(self, Call call) except -1:
-        if not self.next_call(call):
-            return False
-        if call.kind != STEP:
-            self.unanswered_calls += 1  # which a step is a part of
-        return True
-
     cdef bint ignore_answer(self) except -1:
         """Passes over an answer that nobody waits for; False when it has not come whole."""
         cdef uint32_t length

@@ -51,9 +51,9 @@ cdef class Protocol:
     cdef bint logs_failures       # Kong logs the text of an `answer_failure`
     cdef int64_t event            # the event that the connection belongs to; 0 for none
     cdef int64_t asked            # the event that Kong was last asked something for; 0 for none
+    cdef bint steps_are_calls     # that are to be answered, and no part of their event
     cdef int unanswered_calls
 
-    cdef bint take_call(self, Call call) except -1
     cdef bint next_call(self, Call call) except -1
     cdef int read_step(self, Call call) except -1
     cdef bint is_idle(self) except -1
@@ -69,6 +69,18 @@ cdef class Protocol:
     cdef int answer_result(self, int64_t sequence, object result) except -1
     cdef int answer_error(self, int64_t sequence, str text) except -1
     cdef int answer_no_instance(self, int64_t sequence, str text) except -1
+
+
+cdef inline bint take_call(Protocol protocol, Call call) except -1:
+    """Fills `call` with the next complete call, which is to be answered; False without one.
+
+    :raises ProtocolError: what came is not this protocol; the connection must be closed.
+    """
+    if not protocol.next_call(call):
+        return False
+    if call.kind != STEP or protocol.steps_are_calls:
+        protocol.unanswered_calls += 1
+    return True
 
 
 cdef inline size_t unread(Protocol protocol) noexcept:

@@ -74,16 +74,6 @@ cdef class Protocol:
         buffer_free(&self.inbox)
         buffer_free(&self.outbox)
 
-    cdef bint take_call(self, Call call) except -1:
-        """Fills `call` with the next complete call, which is to be answered; False without one.
-
-        :raises ProtocolError: what came is not this protocol; the connection must be closed.
-        """
-        if not self.next_call(call):
-            return False
-        self.unanswered_calls += 1
-        return True
-
     cdef bint next_call(self, Call call) except -1:
         """Parses the next complete call; False when more bytes are needed."""
         raise NotImplementedError
@@ -165,7 +155,7 @@ cdef class Protocol:
         :raises ProtocolError: what came is not this protocol.
         """
         cdef Call call = Call()
-        if not self.take_call(call):
+        if not take_call(self, call):
             return None
         if call.kind == STEP or call.kind == STEP_ERROR:
             self.read_step(call)
