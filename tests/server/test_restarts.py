@@ -179,7 +179,7 @@ def site(short_path: Path) -> Iterator[Site]:
 
 
 class Load:
-    """A Kong that sends requests until it is told to stop, in a thread of its own.
+    """A Kong that sends requests until `stop` is set, in a thread of its own.
 
     :ivar served: events with the right answer.
     :ivar lost: how many others there were that no server had begun, and why.
@@ -191,7 +191,7 @@ class Load:
     def __init__(self, site: Site, number: int, version: str, protocol: str) -> None:
         self.site = site
         self.name = f"{number}-{version}-{protocol}"
-        # Over ProtoBuf:1 Kong 3.9 starts an instance anew when it loses a connection.
+        # Over ProtoBuf:1 Kong 3.9 starts an instance again when it loses a connection.
         self.keeps_ids = (version, protocol) != ("3.9", "protobuf")
         self.configs = dict.fromkeys(PLUGINS, f"{self.name}-0")
         self.kong = Kong(
@@ -333,7 +333,7 @@ def test_after_a_kill_each_request_is_served_by_its_own_configuration(
 
 
 @pytest.mark.parametrize("rounds", [6, pytest.param(200, marks=pytest.mark.soak)])
-def test_a_kill_in_the_middle_of_writing_loses_nothing_that_kong_was_told(
+def test_a_kill_in_the_middle_of_writing_loses_nothing_that_kong_was_answered(
     site: Site, rounds: int
 ) -> None:
     dice = random.Random(rounds)
@@ -455,7 +455,7 @@ def test_a_store_that_was_damaged_gives_no_request_to_another_configuration(
     assert "not kept" not in site.text()
 
 
-# --- told to stop ------------------------------------------------------------------------------
+# --- stop signals ------------------------------------------------------------------------------
 
 
 class Half:
@@ -553,7 +553,7 @@ def paused(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 @both
-def test_events_under_way_finish_when_the_server_is_told_to_stop(site: Site, protocol: str) -> None:
+def test_events_under_way_finish_when_the_server_stops(site: Site, protocol: str) -> None:
     old = site.start()
     halves = [
         Half(site.path, protocol, name, f"{name}-{number}").begin()
@@ -577,9 +577,7 @@ def test_events_under_way_finish_when_the_server_is_told_to_stop(site: Site, pro
 
 
 @both
-def test_what_was_sent_before_the_server_was_told_to_stop_is_answered(
-    site: Site, protocol: str
-) -> None:
+def test_what_was_sent_before_the_stop_signal_is_answered(site: Site, protocol: str) -> None:
     """More than it accepts, or reads, at a time; and nothing else is under way."""
     old = site.start()
     halves = [Half(site.path, protocol, "steady", f"c{number}") for number in range(300)]
@@ -621,7 +619,7 @@ def test_an_answer_that_kong_reads_slowly_comes_whole(site: Site) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1000])
-def test_calls_that_were_not_waited_for_are_heard_out(site: Site, size: int) -> None:
+def test_answers_to_calls_that_were_not_waited_for_are_still_read(site: Site, size: int) -> None:
     """Over ProtoBuf:1 an event is over before Kong has done all that it asked for."""
     old = site.start()
     half = Half(site.path, "protobuf", "steady", "c", size=size).begin()
@@ -706,7 +704,7 @@ def test_a_configuration_that_changes_while_two_servers_share_the_store(
     site.start()
     changed.connect(site.path)
     changed.run()
-    # The old one is closed by the new server, which has not heard of it, while the old one has an
+    # The old one is closed by the new server, which does not know it, while the old one has an
     # event of it under way.
     if protocol == "msgpack":
         Socket(site.path).call("CloseInstance", before.id)
@@ -727,9 +725,7 @@ def test_a_configuration_that_changes_while_two_servers_share_the_store(
 
 
 @rounds
-def test_a_server_that_is_started_as_its_predecessor_is_told_to_stop(
-    site: Site, rounds: int
-) -> None:
+def test_a_server_that_is_started_as_its_predecessor_stops(site: Site, rounds: int) -> None:
     server = site.start()
     with Loads(site) as loads:
         for _ in range(rounds):

@@ -46,7 +46,7 @@ def test_serves_events_on_its_socket(plugins: Path, short_path: Path) -> None:
         assert f"instance {instance} of plugin hello started" in server.text()
 
 
-def test_the_socket_is_for_its_owner_unless_told_otherwise(plugins: Path, short_path: Path) -> None:
+def test_the_socket_is_for_its_owner_unless_set_otherwise(plugins: Path, short_path: Path) -> None:
     with serving(plugins, short_path / "a.sock") as server:
         assert stat.S_IMODE(server.socket_path.stat().st_mode) == 0o600
     with serving(plugins, short_path / "b.sock", "--socket-mode", "0660") as server:

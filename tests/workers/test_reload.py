@@ -121,7 +121,7 @@ def test_new_code_that_kills_its_process_keeps_the_old(directory: Path, short_pa
         finish(wire, wire.event(instance), "n", "h")
 
 
-def test_no_request_is_lost_while_code_is_loaded_anew(directory: Path, short_path: Path) -> None:
+def test_no_request_is_lost_during_a_reload(directory: Path, short_path: Path) -> None:
     with serving(directory, short_path / "k.sock", "--workers", "2") as server:
         instance = server.connect().start("seen", '{"name": "n"}')
         done = threading.Event()
@@ -171,7 +171,7 @@ def test_hanging_up_on_a_server_without_a_supervisor_does_not_end_it(
         assert wire.call("GetStatus", 0)["Pid"] == server.process.pid
 
 
-def test_a_file_that_changes_is_loaded_anew(directory: Path, short_path: Path) -> None:
+def test_a_file_that_changes_is_reloaded(directory: Path, short_path: Path) -> None:
     pytest.importorskip("watchfiles")
     with serving(directory, short_path / "k.sock", "--reload") as server:
         wire = server.connect()

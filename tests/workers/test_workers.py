@@ -359,7 +359,7 @@ def test_a_worker_that_keeps_dying_is_replaced_after_a_pause(
         server.wait_for(lambda: len(workers_of(server)) == 2)
 
 
-def test_a_supervisor_that_is_told_to_stop_ends_when_the_events_have(
+def test_a_supervisor_ends_on_a_signal_when_the_events_have(
     directory: Path, short_path: Path
 ) -> None:
     with serving(directory, short_path / "k.sock", "--workers", "2") as server:
@@ -418,7 +418,7 @@ def test_a_killed_supervisor_leaves_no_orphan(directory: Path, short_path: Path)
         assert len(workers_of(server)) == 2
 
 
-def test_a_worker_that_is_told_to_end_hands_over_its_connections(
+def test_a_worker_that_gets_a_stop_signal_passes_back_its_connections(
     directory: Path, short_path: Path
 ) -> None:
     with serving(directory, short_path / "k.sock", "--workers", "2") as server:
@@ -434,7 +434,9 @@ def test_a_worker_that_is_told_to_end_hands_over_its_connections(
         finish(two, two.event(instance), "n", "h")
 
 
-def test_a_plugins_directory_that_is_not_there_is_told_and_nothing_stays(short_path: Path) -> None:
+def test_a_plugins_directory_that_is_not_there_is_reported_and_nothing_stays(
+    short_path: Path,
+) -> None:
     refused = run(
         "serve", "--plugins-directory", str(short_path / "none"),
         "--socket", str(short_path / "k.sock"), "--workers", "2",

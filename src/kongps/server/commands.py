@@ -62,11 +62,7 @@ class Commands:
     def get_plugin_info(self, name: Any) -> dict[str, Any]:
         """Name, phases, version, priority and schema of a plugin."""
         plugin = self._instances.plugin(name)
-        return {
-            **plugin.info(),
-            "ModTime": plugin.modified,
-            "LoadTime": plugin.loaded,
-        }
+        return {**plugin.info(), "ModTime": plugin.modified, "LoadTime": plugin.loaded}
 
     def get_status(self, _: Any) -> dict[str, Any]:
         """What is loaded and what runs."""

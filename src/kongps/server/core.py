@@ -186,10 +186,7 @@ def _dispatcher(settings: Settings, placement: Placement) -> Dispatcher:
 
 
 def make_dispatcher(
-    plugins: dict[str, Plugin],
-    loop: LoopLike | None = None,
-    *,
-    settings: Settings | None = None,
+    plugins: dict[str, Plugin], loop: LoopLike | None = None, *, settings: Settings | None = None
 ) -> Dispatcher:
     """A dispatcher that serves some plugins, without a server around it.
 
@@ -202,12 +199,7 @@ def make_dispatcher(
     placement = Placement(loop, settings)
     dispatcher = _dispatcher(settings, placement)
     instances = Instances(
-        dispatcher,
-        plugins,
-        {},
-        placement,
-        max_instances=settings.max_instances,
-        call_later=None,
+        dispatcher, plugins, {}, placement, max_instances=settings.max_instances, call_later=None
     )
     status = Status(dispatcher, instances, placement, int)
     Commands(dispatcher, instances, status, "")

@@ -65,10 +65,7 @@ class Placement:
         self._timeout = settings.handler_timeout or forever
         self.inline = InlineRunner(None if loop is None else self._submit)
         self.watchdog = Watchdog(
-            self.inline.watched(),
-            settings.block_threshold or forever,
-            self._timeout,
-            self._blocked,
+            self.inline.watched(), settings.block_threshold or forever, self._timeout, self._blocked
         )
         self._threads: ThreadRunner | None = None
         self._asyncio: AsyncRunner | None = None

@@ -12,12 +12,7 @@ from kongps._version import __version__
 from kongps.core.connection import serve
 from kongps.errors import ServerError
 from kongps.server.core import ServingCore
-from kongps.server.shutdown import (
-    DRAIN_INTERVAL,
-    WATCH_INTERVAL,
-    GracefulStop,
-    end_process_after,
-)
+from kongps.server.shutdown import DRAIN_INTERVAL, WATCH_INTERVAL, GracefulStop, end_process_after
 from kongps.server.signals import Handlers
 from kongps.server.sockets import SocketFiles
 from kongps.server.status import log_numbers
@@ -175,13 +170,7 @@ def log_start(plugins: list[str], paths: list[str], placements: list[str], more:
     :param placements: a line for each plugin.
     :param more: what else there is to know of the server.
     """
-    logger.info(
-        "kongps %s serves %s on %s%s (pid %d)",
-        __version__,
-        ", ".join(plugins) or "no plugin",
-        " and ".join(paths),
-        more,
-        os.getpid(),
-    )
+    what, where = ", ".join(plugins) or "no plugin", " and ".join(paths) + more
+    logger.info("kongps %s serves %s on %s (pid %d)", __version__, what, where, os.getpid())
     for line in placements:
         logger.info("%s", line)

@@ -20,9 +20,7 @@ _in_child: list[Callable[[], None]] = []
 
 @contextlib.contextmanager
 def signal_handlers(
-    loop: Loop,
-    handlers: Handlers,
-    in_child: Callable[[], object] | None = None,
+    loop: Loop, handlers: Handlers, in_child: Callable[[], object] | None = None
 ) -> Iterator[None]:
     """Handles signals during a block, on the main thread; on another one, none are handled.
 

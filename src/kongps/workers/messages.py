@@ -1,14 +1,20 @@
-"""What supervisor and worker send each other: a name and arguments, packed as MessagePack."""
+"""What the processes of a server send each other: names with arguments, and parts of its status."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import struct
-from collections.abc import Mapping
-from typing import Any, Callable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Callable
 
 from kongps.core.wire.msgpack import packb, unpackb
+
+if TYPE_CHECKING:
+    from kongps.core.io.loop import Loop
+
+# Seconds that workers get to send their part of the server's status.
+STATUS_PATIENCE = 2.0
 
 
 def packed(name: str, *args: object) -> bytes:
@@ -33,3 +39,42 @@ def send_last(channel: int, data: bytes) -> None:
     """
     with socket.socket(fileno=channel) as end, contextlib.suppress(OSError):
         end.send(struct.pack("=II", 0, 0) + data)
+
+
+class Gathering:
+    """Collects a part of the status from each of several workers.
+
+    :param loop: the loop of this process.
+    :param workers: what tells the workers apart.
+    :param done: called once, with the parts that have come when all have, or when time is over.
+    :param parts: those that are known already.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        workers: Iterable[int],
+        done: Callable[[list[dict[str, Any]]], object],
+        parts: Iterable[dict[str, Any]] = (),
+    ) -> None:
+        self._waiting = set(workers)
+        self._done = done
+        self._parts = list(parts)
+        self._finished = False
+        self._timer = loop.call_later(STATUS_PATIENCE, self._finish)
+        if not self._waiting:
+            self._finish()
+
+    def receive(self, worker: int, part: dict[str, Any] | None) -> None:
+        """Takes the part of a worker, None when it has none to give."""
+        self._waiting.discard(worker)
+        if part is not None:
+            self._parts.append(part)
+        if not self._waiting:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._finished:
+            self._finished = True
+            self._timer.cancel()
+            self._done(self._parts)

@@ -13,7 +13,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
-from kongps.core.io.loop import Loop, Timer
+from kongps.core.io.loop import Loop
 from kongps.core.workers.channel import Channel, signal_at_end_of_parent
 from kongps.errors import ServerError, UsageError
 from kongps.server.server import log_start
@@ -21,7 +21,7 @@ from kongps.server.shutdown import DRAIN_INTERVAL, STOP_GRACE, WATCH_INTERVAL, G
 from kongps.server.signals import Handlers, signal_handlers
 from kongps.server.sockets import SocketFiles
 from kongps.server.status import added_up, log_numbers
-from kongps.workers.messages import receive
+from kongps.workers.messages import Gathering, receive
 from kongps.workers.reloads import Generations, watch
 from kongps.workers.worker import work
 from kongps.workers.worker_process import WorkerProcess, WorkerProcesses
@@ -38,9 +38,6 @@ STEADY = 10.0
 # Seconds until a worker is replaced that ended soon after another one did: at first, and at most.
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
-
-# Seconds that workers get to send their numbers.
-NUMBERS_PATIENCE = 2.0
 
 # What a forked process does in the supervisor's place; it returns the exit code.
 Job = Callable[[], int]
@@ -82,7 +79,7 @@ class Supervisor:
         self._opened = False
         self._finished = False
         self._watcher: Channel | None = None
-        self._requests: dict[int, Callable[[WorkerProcess, Any], None]] = {}
+        self._gatherings: dict[int, Gathering] = {}
         self._request = 0
         self._messages: dict[str, Callable[..., object]] = {
             "ready": self._on_ready,
@@ -248,12 +245,6 @@ class Supervisor:
         self.workers.confirm(worker.number, of=number)
         self._serve_linked()
 
-    def _on_numbers(self, worker: WorkerProcess, request: int, numbers: dict[str, Any]) -> None:
-        """A worker has sent what it holds."""
-        received = self._requests.get(request)
-        if received is not None:
-            received(worker, numbers)
-
     def _on_signalled(self, worker: WorkerProcess) -> None:
         """A worker has got a signal to stop: it stops with the server, or another replaces it."""
         if self._stop.begun:
@@ -380,22 +371,20 @@ class Supervisor:
     def _on_sigusr1(self) -> None:
         """Logs what all workers together hold."""
         self._request += 1
-        request, waiting = self._request, {worker.pid for worker in self.workers if worker.ready}
-        parts: list[dict[str, Any]] = []
+        ready = [worker for worker in self.workers if worker.ready]
+        done = partial(self._log_numbers, self._request)
+        gathering = Gathering(self.loop, [worker.pid for worker in ready], done)
+        if ready:
+            self._gatherings[self._request] = gathering
+        for worker in ready:
+            worker.send("numbers", self._request)
 
-        def finish() -> None:
-            if self._requests.pop(request, None) is not None:
-                timer.cancel()
-                log_numbers({**added_up(parts), "Pid": os.getpid()})
+    def _on_numbers(self, worker: WorkerProcess, request: int, numbers: dict[str, Any]) -> None:
+        """A worker has sent what it holds."""
+        gathering = self._gatherings.get(request)
+        if gathering is not None:
+            gathering.receive(worker.pid, numbers)
 
-        def received(worker: WorkerProcess, part: dict[str, Any]) -> None:
-            parts.append(part)
-            waiting.discard(worker.pid)
-            if not waiting:
-                finish()
-
-        timer: Timer = self.loop.call_later(NUMBERS_PATIENCE, finish)
-        self._requests[request] = received
-        for worker in self.workers:
-            if worker.ready:
-                worker.send("numbers", request)
+    def _log_numbers(self, request: int, parts: list[dict[str, Any]]) -> None:
+        self._gatherings.pop(request, None)
+        log_numbers({**added_up(parts), "Pid": os.getpid()})

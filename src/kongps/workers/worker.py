@@ -21,16 +21,13 @@ from kongps.server.shutdown import DRAIN_INTERVAL, SUCCESSOR_TIME, end_process_a
 from kongps.server.signals import Handlers
 from kongps.server.status import log_numbers, merged
 from kongps.stdio import print_at_once, stdout_kept_clean
-from kongps.workers.messages import packed, receive, send_last
+from kongps.workers.messages import Gathering, packed, receive, send_last
 
 if TYPE_CHECKING:
     from kongps.plugins.plugin import Plugin
     from kongps.settings import Settings
 
 logger = logging.getLogger("kongps")
-
-# Seconds that other workers get to send their part of the server's status.
-STATUS_PATIENCE = 2.0
 
 
 @dataclass
@@ -236,29 +233,15 @@ class Worker:
 
     def _gather(self, done: Callable[[dict[str, Any]], object]) -> None:
         """Calls `done` with the status of all workers together, once."""
-        parts: list[dict[str, Any]] = [self.core.status.whole()]
-        waiting = {peer.worker for peer in self.routes.others()}
-        finished = False
-
-        def finish() -> None:
-            nonlocal finished
-            if not finished:
-                finished = True
-                timer.cancel()
-                done(merged(parts, self.assignment.supervisor))
-
-        def received(worker: int, part: Any) -> None:
-            waiting.discard(worker)
-            if part is not None:
-                parts.append(part)
-            if not waiting:
-                finish()
-
-        timer = self.core.loop.call_later(STATUS_PATIENCE, finish)
-        for peer in self.routes.others():
-            peer.ask("kongps.Status", 0, partial(received, peer.worker))
-        if not waiting:
-            finish()
+        peers = self.routes.others()
+        gathering = Gathering(
+            self.core.loop,
+            [peer.worker for peer in peers],
+            lambda parts: done(merged(parts, self.assignment.supervisor)),
+            [self.core.status.whole()],
+        )
+        for peer in peers:
+            peer.ask("kongps.Status", 0, partial(gathering.receive, peer.worker))
 
 
 def work(
