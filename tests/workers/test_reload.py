@@ -108,6 +108,7 @@ def test_a_plugin_that_no_longer_loads_keeps_the_old_code(
         write(directory, "seen", NEW)
         reload(server)
         server.wait_for(lambda: not set(workers_of(server)) & before)
+        assert "the supervisor is gone" not in server.text()
         finish(wire, wire.event(instance), "new n", "h")
 
 

@@ -432,6 +432,7 @@ def test_a_worker_that_gets_a_stop_signal_passes_back_its_connections(
         server.wait_for(lambda: not alive(pid))
         server.wait_for(lambda: len(workers_of(server)) == 2)
         finish(two, two.event(instance), "n", "h")
+        assert "the supervisor is gone" not in server.text()
 
 
 def test_a_plugins_directory_that_is_not_there_is_reported_and_nothing_stays(

@@ -122,6 +122,7 @@ class Worker:
                     logger.error("worker %d ends: %s", os.getpid(), core.loop.failed)
                     os._exit(1)
             finally:
+                self._stop_at = time.monotonic()
                 self.channel.hang_up()
 
     # --- messages of the supervisor --------------------------------------------------------------
@@ -162,7 +163,8 @@ class Worker:
         if self._connections() or self.core.dispatcher.live_events or self.routes.outstanding:
             self.core.loop.call_later(DRAIN_INTERVAL, self._leave_when_done)
         else:
-            self.core.end(0.0)
+            self._stop_at = time.monotonic()
+            self.core.end(self._stop_at)
 
     # --- stopping --------------------------------------------------------------------------------
 
