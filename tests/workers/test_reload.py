@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import textwrap
 import threading
 from pathlib import Path
 
@@ -49,8 +50,9 @@ def test_a_reload_brings_new_code_to_connections_and_instances_that_were_there(
         instance = wires[0].start("seen", '{"name": "n"}')
         finish(wires[0], wires[0].event(instance), "n", "h")
         old = workers_of(server)
-        write(directory, "seen", NEW)
+        write(directory, "seen", "import socket\n" + textwrap.dedent(NEW))
         reload(server)
+        assert server.text().count("plugin seen: its handlers run in threads") == 1
         server.wait_for(lambda: not any(alive(pid) for pid in old))
         for wire in wires:
             finish(wire, wire.event(instance), "new n", "h")

@@ -223,8 +223,12 @@ class Supervisor:
             return
         self._send_store(worker)
         if worker.generation == self.generations.loading:
+            if not errors:
+                for line in placements:
+                    if line not in self._placements[1]:
+                        logger.info("%s", line)
+                self._placements = names, placements
             self.generations.on_ready(worker, errors)
-            self._placements = names, placements
         elif self.sockets.paths:
             self.workers.link(worker)
         else:
