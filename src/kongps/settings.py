@@ -36,7 +36,7 @@ ENVIRONMENT_PREFIX = "KONGPS_"
 # Kong's prefix where nothing else is given: Kong's own default, and that of both older servers.
 DEFAULT_PREFIX = "/usr/local/kong"
 
-# Bytes of the longest path that a unix socket can have on Linux.
+# Bytes of the longest path of a unix socket on Linux: sun_path has 108, with the one that ends it.
 LONGEST_SOCKET_PATH = 107
 
 # The smallest and the largest `max_message`: every message fits into the first, and ProtoBuf:1
@@ -313,12 +313,6 @@ SETTINGS = {
 }
 
 DEFAULTS = Settings()
-
-INSTANCE_TTL = DEFAULTS.instance_ttl
-MAX_INSTANCES = DEFAULTS.max_instances
-HANDLER_THREADS = DEFAULTS.handler_threads
-BLOCK_THRESHOLD = DEFAULTS.block_threshold
-HANDLER_TIMEOUT = DEFAULTS.handler_timeout
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:

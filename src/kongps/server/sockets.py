@@ -13,14 +13,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Callable
 
 from kongps.errors import ServerError
+from kongps.settings import LONGEST_SOCKET_PATH
 
 if TYPE_CHECKING:
     from kongps.settings import Settings
 
 logger = logging.getLogger("kongps")
-
-# Longest path of a unix socket on Linux: sun_path has 108 bytes with the one that ends it.
-LONGEST_SOCKET_PATH = 107
 
 # The permission by which a server that stops offers its socket to the next one: the sticky bit,
 # which means nothing on a socket.

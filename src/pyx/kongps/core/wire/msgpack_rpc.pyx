@@ -31,7 +31,7 @@ from kongps.core.wire.protocol cimport (
 )
 
 from kongps.core.wire.msgpack import packb
-from kongps.errors import PackError, ProtocolError, UnpackError
+from kongps.errors import NoInstance, PackError, ProtocolError, UnpackError
 
 cdef enum:
     REQUEST = 0
@@ -161,7 +161,7 @@ cdef class MsgPackRPC(Protocol):
             # Kong 2.8 sends this after a StartInstance that failed; the words make every Kong
             # start the instance again.
             call.kind = INVALID
-            call.value = "No plugin instance: HandleEvent came without an InstanceId"
+            call.value = str(NoInstance(reason="HandleEvent came without an InstanceId"))
         elif call.phase == NO_PHASE:
             call.kind = INVALID
             call.value = "HandleEvent came without the name of a phase in EventName"
