@@ -146,17 +146,16 @@ def test_the_modules_of_a_package_and_those_beside_it_count(tmp_path: Path) -> N
     assert plugins["apart"].runs_in == "inline"
 
 
-def test_installed_packages_are_not_looked_into(tmp_path: Path) -> None:
-    write(tmp_path / "site-packages" / "installed" / "__init__.py", "import threading\n")
-    text = """
-        import sys
-        sys.path.insert(0, __file__.rpartition("/")[0] + "/site-packages")
-        import installed
-        sys.path.pop(0)
-        class Plugin:
-            def access(self, kong): ...
-    """
-    assert placed(tmp_path, text)[0] == "inline"
+@pytest.mark.parametrize(
+    ("place", "where"), [("site-packages", "inline"), (".python/lib", "inline"), (".", "threads")]
+)
+def test_what_is_not_beside_the_plugin_is_not_looked_into(
+    tmp_path: Path, place: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"used_{abs(hash(tmp_path))}"
+    write(tmp_path / place / f"{name}.py", "import threading\n")
+    monkeypatch.syspath_prepend(str((tmp_path / place).resolve()))
+    assert placed(tmp_path, f"import {name}\n{PLAIN}")[0] == where
 
 
 @needs_compiler

@@ -114,19 +114,15 @@ def _longest(name: str, known: Container[str]) -> Optional[str]:
 
 def _is_own(name: str, path: str, plugin: types.ModuleType) -> bool:
     """Whether a module is the plugin's: of its package, or beside it and not installed there."""
-    if name.startswith(f"{plugin.__name__}."):
+    package = plugin.__name__.rpartition(".")[0]  # such as the one that stands for the directory
+    if name.startswith(f"{plugin.__name__}.") or (package and name.startswith(f"{package}.")):
         return True
-    file = getattr(sys.modules[name], "__file__", None)
-    if (
-        not path
-        or not isinstance(file, str)
-        or not {"site-packages", "dist-packages"}.isdisjoint(file.split(os.sep))
-    ):
-        return False
+    # Beside it means in the same directory: a Python with its library may lie further below.
     directory = os.path.dirname(os.path.abspath(path))
-    if hasattr(plugin, "__path__"):
-        directory = os.path.dirname(directory)
-    return os.path.abspath(file).startswith(directory + os.sep)
+    first = name.partition(".")[0]
+    return os.path.basename(directory) not in ("site-packages", "dist-packages") and getattr(
+        sys.modules.get(first), "__file__", None
+    ) in (os.path.join(directory, f"{first}.py"), os.path.join(directory, first, "__init__.py"))
 
 
 # The names that a module uses
