@@ -429,7 +429,7 @@ def _alive(pid: int) -> bool:
     [
         "def access(self, kong):\n        while True: pass",
         "def access(self, kong):\n        import threading; threading.Thread("
-        "target=__import__('time').sleep, args=(600,)).start()",
+        "target=__import__('time').sleep, args=(600,), daemon=False).start()",
         "def access(self, kong): ...\n    def close(self):\n        __import__('time').sleep(600)",
     ],
     ids=["a handler that never returns", "a thread that is no daemon", "a close that hangs"],
