@@ -146,6 +146,17 @@ def test_one_plugin_of_each_broken_kind_each_with_its_remedy(tmp_path: Path) -> 
     assert page.count("  fix it: ") == len(expected)
 
 
+def test_a_plugin_that_loads_has_a_line_on_where_its_handlers_run(tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text(PLUGIN_SOURCE)
+    (tmp_path / "waits.py").write_text(f"import sqlite3\n{PLUGIN_SOURCE}\nsqlite3.connect\n")
+    _, report = doctor("--plugins-directory", str(tmp_path))
+    handlers = {each["name"]: each["handlers"] for each in report["plugins"]}
+    assert handlers["plain"].startswith("its handlers run inline: ")
+    assert handlers["waits"].startswith("its handlers run in threads: it uses sqlite3")
+    page = run("doctor", "--plugins-directory", str(tmp_path)).stdout.decode()
+    assert all(line in page for line in handlers.values())
+
+
 # kong.conf
 
 

@@ -118,10 +118,7 @@ def _scenes(log_file: Path) -> list[Scene]:
                     "GET",
                     "/private",
                     {"x-key": "alice"},
-                    check=lambda result: (
-                        result.service_request is not None
-                        and result.service_request.headers.get("x-consumer-username") == "alice"
-                    ),
+                    check=_names_alice,
                     expected="the service to get the consumer's name",
                 ),
             ],
@@ -153,6 +150,11 @@ def _scenes(log_file: Path) -> list[Scene]:
             ],
         ),
     ]
+
+
+def _names_alice(result: Result) -> bool:
+    sent = result.service_request
+    return sent is not None and sent.headers.get("x-consumer-username") == "alice"
 
 
 def _logged_status(path: Path) -> Any:
