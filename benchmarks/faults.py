@@ -99,7 +99,7 @@ class Trial:
     def kong(self, server: Server) -> Kong:
         return Kong(server, self.wait)
 
-    def tell(self, action: Callable[[], Any]) -> str:
+    def outcome(self, action: Callable[[], Any]) -> str:
         """What an action ends in, and after how long."""
         started = time.monotonic()
         try:
@@ -121,14 +121,14 @@ class Trial:
             kong = self.kong(server)
             end = kong.event(kong.start(message="hello"))
         except (OSError, RPCError) as error:
-            return f"and then serves nobody: {type(error).__name__}"
+            return f"and then serves no other client: {type(error).__name__}"
         return "" if end == "returned, hello" else f"and then: {end}"
 
     def with_fault(self, how: str) -> str:
         with running(self.peer, WORKLOAD) as server:
             kong = self.kong(server)
-            told = self.tell(lambda: kong.event(kong.start(how=how)))
-            return " ".join(filter(None, (told, self.serves(server))))
+            found = self.outcome(lambda: kong.event(kong.start(how=how)))
+            return " ".join(filter(None, (found, self.serves(server))))
 
     # --- one method per fault ----------------------------------------------------------------
 
@@ -144,14 +144,14 @@ class Trial:
     def configuration_that_does_not_fit(self) -> str:
         with running(self.peer, WORKLOAD) as server:
             kong = self.kong(server)
-            told = self.tell(lambda: kong.event(kong.start(message=5)))
-            return " ".join(filter(None, (told, self.serves(server))))
+            found = self.outcome(lambda: kong.event(kong.start(message=5)))
+            return " ".join(filter(None, (found, self.serves(server))))
 
     def unknown_instance(self) -> str:
         with running(self.peer, WORKLOAD) as server:
             kong = self.kong(server)
-            told = self.tell(lambda: kong.event(123456))
-            return " ".join(filter(None, (told, self.serves(server))))
+            found = self.outcome(lambda: kong.event(123456))
+            return " ".join(filter(None, (found, self.serves(server))))
 
     def garbage(self) -> str:
         with running(self.peer, WORKLOAD) as server:
@@ -162,8 +162,8 @@ class Trial:
                 data = kong.wire.socket.recv(1000)
                 return f"answers {len(data)} bytes" if data else "closes the connection"
 
-            told = self.tell(send)
-            return " ".join(filter(None, (told, self.serves(server))))
+            found = self.outcome(send)
+            return " ".join(filter(None, (found, self.serves(server))))
 
     def message_that_says_it_is_huge(self) -> str:
         """4 GiB are announced (MsgPack: a text; ProtoBuf: a frame), 200 MB are sent."""
@@ -175,8 +175,8 @@ class Trial:
             before = resident_kb(server.pid)
             sent = flood(kong.wire.socket, head, b"x" * (1 << 20), 3.0, 200 << 20)
             grown = (resident_kb(server.pid) - before) / 1024
-            told = f"takes {sent / (1 << 20):.0f} MB of 200, grows by {max(0, grown):.0f} MB"
-            return " ".join(filter(None, (told, self.serves(server))))
+            found = f"takes {sent / (1 << 20):.0f} MB of 200, grows by {max(0, grown):.0f} MB"
+            return " ".join(filter(None, (found, self.serves(server))))
 
     def slow_reader(self) -> str:
         """Asks for three seconds, and reads nothing."""
@@ -196,14 +196,14 @@ class Trial:
             before = resident_kb(server.pid)
             sent = flood(kong.wire.socket, b"", ask * 1000, 3.0, 200 << 20)
             grown = (resident_kb(server.pid) - before) / 1024
-            told = f"takes {sent // len(ask):,} calls, grows by {max(0, grown):.0f} MB"
-            return " ".join(filter(None, (told, self.serves(server))))
+            found = f"takes {sent // len(ask):,} calls, grows by {max(0, grown):.0f} MB"
+            return " ".join(filter(None, (found, self.serves(server))))
 
     def exit_ends_the_handler(self) -> str:
         with running(self.peer, WORKLOAD) as server:
             kong = self.kong(server)
-            told = self.tell(lambda: kong.event(kong.start(how="exit")))
-            return " ".join(filter(None, (told, self.serves(server))))
+            found = self.outcome(lambda: kong.event(kong.start(how="exit")))
+            return " ".join(filter(None, (found, self.serves(server))))
 
     def memory_after_exits(self) -> str:
         return self.memory(lambda kong, instance: kong.event(instance), how="exit")
@@ -231,11 +231,11 @@ class Trial:
                 if len(readings) < 3:
                     time.sleep(PATIENCE)
             grown = (readings[2][0] - readings[0][0]) / 2 / self.events
-            told = f"{max(0.0, grown):.2f} KB an event"
+            found = f"{max(0.0, grown):.2f} KB an event"
             more = (readings[2][1] - readings[0][1]) / 2 / self.events
             if more > 0:
-                told += f", {more:.2g} threads an event"
-            return " ".join(filter(None, (told, self.serves(server))))
+                found += f", {more:.2g} threads an event"
+            return " ".join(filter(None, (found, self.serves(server))))
 
     def restart_with_old_ids(self) -> str:
         """Two configurations; the server is killed; the second worker starts its own first.
@@ -251,7 +251,7 @@ class Trial:
                 with running(self.peer, WORKLOAD, run=run) as server:
                     kong = self.kong(server)
                     kong.start(message="three")
-                    return self.tell(lambda: kong.event(old["one"]))
+                    return self.outcome(lambda: kong.event(old["one"]))
             except MissingPeer as error:
                 return f"it does not start again: {error}"
 

@@ -2,8 +2,8 @@
 
     python benchmarks/page.py [--input .bench/results.json] [--output docs/benchmarks]
 
-Needed: matplotlib (`pip install 'kongps[bench]'`). The page is written anew each time; what is said
-about how it was measured is in README.md beside it, which is not touched.
+Needed: matplotlib (`pip install 'kongps[bench]'`). The page is replaced each time. How it was
+measured is in README.md beside it, which is not touched.
 """
 
 from __future__ import annotations

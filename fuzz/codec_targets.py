@@ -30,7 +30,7 @@ def msgpack_codec(data: bytes) -> None:
 
 
 def protobuf_codec(data: bytes) -> None:
-    """The first byte says which message; what is read is written, and read again as the same."""
+    """The first byte selects the message; what is read is written, and read again as the same."""
     if not data:
         return
     name = MESSAGE_NAMES[data[0] % len(MESSAGE_NAMES)]
@@ -53,7 +53,7 @@ def _without_none(value: Any) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equality that takes NaN for itself and tells True from 1."""
+    """Equality in which NaN equals NaN, and True is not 1."""
     if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
         return math.isnan(other)
     if type(one) is not type(other):

@@ -38,10 +38,10 @@ cdef int one(const uint8_t* data, size_t size) noexcept:
 
 
 def run(function, str program not None, list words not None):
-    """Hands a function to libFuzzer, which does not come back from it.
+    """Passes a function to libFuzzer, which never returns.
 
     :param function: takes the bytes of one input; what it raises is a finding.
-    :param program: the shell command that comes here again; libFuzzer runs it to minimise.
+    :param program: the shell command that runs this again; libFuzzer runs it to minimise.
     :param words: the rest of libFuzzer's command line.
     """
     global target

@@ -31,7 +31,7 @@ LIB = WORK / "lib"
 FUZZER = WORK / "libfuzzer.so"
 CORPUS = HERE / "corpus"
 
-# How the ten million are shared out: by where the bytes of a stranger get to, and by cost.
+# How the ten million are shared out: by what untrusted bytes reach, and by cost.
 SHARES = {
     "msgpack-codec": 0.35,
     "protobuf-codec": 0.35,
@@ -49,7 +49,7 @@ MEMORY_MB = 2048
 # Instrumentation of the stack is off: greenlets copy stacks away and back, with everything the
 # sanitizer would have written around them.
 #
-# Objects are made by tp_new with a tuple. Cython 3.3's other way hands a __cinit__ without
+# Objects are made by tp_new with a tuple. Cython 3.3's other way passes a __cinit__ without
 # arguments a null pointer, to which it adds an offset of 0: nothing, and undefined in C.
 SANITIZE = (
     "-fsanitize=address,undefined,fuzzer-no-link", "-fno-sanitize-recover=all",
@@ -156,7 +156,7 @@ def build() -> None:
             for step in steps:
                 done = subprocess.run(step, cwd=ROOT, env=environment, stdout=out, stderr=out)
                 if done.returncode:
-                    raise Missing(f"the build failed; {log.relative_to(ROOT)} says why")
+                    raise Missing(f"the build failed; see {log.relative_to(ROOT)}")
         stamp.touch()
     # Python's half is copied each time: it is what the checkout has.
     for source in ROOT.glob("src/kongps/**/*.py"):
@@ -182,7 +182,7 @@ def start(target: str, words: list[str], log: Path | None) -> subprocess.Popen[b
 
 
 def inside(target: str, words: list[str]) -> None:
-    """In the process with the sanitizers: hands a target to libFuzzer."""
+    """In the process with the sanitizers: passes a target to libFuzzer."""
     import driver  # type: ignore[import-not-found]
 
     logging.disable()

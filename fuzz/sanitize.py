@@ -11,7 +11,7 @@ How the sanitizers are set up, and why:
 
 - Instrumentation of the stack is off. Greenlets copy stacks away and back.
 - LeakSanitizer looks at the end of each process. What the interpreter never frees is not ours, and
-  neither are the objects that a module keeps for good: a leak counts when the core is on its
+  neither are the objects that a module keeps until the end: a leak counts when the core is on its
   stack, and the making of a module (``__pyx_pymod_exec``, ``__Pyx_…Const…``) is not.
 
 Exit status: 0 nothing found, 1 something found, 2 what is needed is not there.

@@ -1,7 +1,7 @@
 """What is fuzzed: one function per target, bytes in, an exception for what must not happen.
 
 They use what Python sees of the core, so that the suite runs them over the corpus with the core
-as it is installed; ``run.py`` hands them to libFuzzer with a core that is instrumented.
+as it is installed; ``run.py`` passes them to libFuzzer with a core that is instrumented.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _ask(protocol: ProtobufRPC, number: int) -> None:
 
 def _cut(data: bytes, how: int) -> Iterator[bytes]:
     """Pieces of data; `how` is their length, if that makes few enough."""
-    # Sixteen at the most: what is saved is spent on more inputs.
+    # At most sixteen: what is saved is spent on more inputs.
     step = max(1, how, len(data) // 16)
     for start in range(0, len(data), step):
         yield data[start : start + step]
@@ -152,7 +152,7 @@ def _count_messages(data: bytes) -> int:
 MARK = b"\xc1\xc1"
 SEND, FRAME, ANSWER, LOST, NEW, ABANDON = range(6)
 
-# Answers to PDK calls go back into it: what Kong sends is what the plugin hands to Kong.
+# Answers to PDK calls go back into it: what Kong sends is what the plugin passes to Kong.
 ECHOES = ("kong.ctx.shared.set", "kong.service.request.set_header", "kong.response.set_header")
 
 

@@ -326,7 +326,7 @@ class Soak:
         }  # fmt: skip
 
     def growth(self) -> int:
-        """KB since the first reading, at the most."""
+        """At most so many KB since the first reading."""
         return max(kb for _, kb in self.readings) - self.readings[0][1]
 
 

@@ -1,4 +1,4 @@
-"""Clients of a server whose workers are killed, configurations changed, code loaded anew.
+"""Clients of a server whose workers are killed, configurations changed, code reloaded.
 
     PYTHONPATH=tests/support python tests/soak/workers_soak.py [--seconds 600]
 
@@ -190,7 +190,7 @@ def soak(
 
     :param kills: how many.
     :param pause: seconds between them, for the server to be whole again.
-    :param reloads: how often the code is loaded anew in between.
+    :param reloads: how often the code is reloaded in between.
     :return: what became of the events, and the server's log.
     """
     dice = random.Random(seed)

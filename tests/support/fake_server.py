@@ -1,4 +1,4 @@
-"""Plugin servers of a few lines, which do exactly what a test tells them to."""
+"""Plugin servers of a few lines, which do exactly what a test asks for."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class FakeServer:
 
 
 class ProtobufServer(FakeServer):
-    """The same over ProtoBuf:1. A failure closes the connection: there is no other way to say it.
+    """The same over ProtoBuf:1. A failure closes the connection: the protocol has no errors.
 
     An answer to a PDK call, in ``answers``, is the frame that came. A call may hold ``Raw``, the
     bytes to send for its arguments.

@@ -136,7 +136,7 @@ class Recording:
         goes, and its answer with it.
         """
         asked: dict[int, Request] = {}
-        told: dict[int, set[tuple[str, str]]] = {}
+        answered: dict[int, set[tuple[str, str]]] = {}
         kept: list[Request | Restart] = []
         for step in self.steps:
             if isinstance(step, Request):
@@ -149,8 +149,8 @@ class Recording:
                 if step.answer and step.answer[2] is None and "Data" in (step.answer[3] or {}):
                     event, data = step.answer[3]["EventId"], step.answer[3]["Data"]
                     if step.method == "plugin.HandleEvent":
-                        told[event] = set()
-                    if data != "ret" and not self._is_sent(data, told.setdefault(event, set())):
+                        answered[event] = set()
+                    if data != "ret" and not self._is_sent(data, answered.setdefault(event, set())):
                         asked[event] = step
             else:
                 kept.append(step)
@@ -159,19 +159,19 @@ class Recording:
         self.steps = kept
 
     @staticmethod
-    def _is_sent(call: dict[str, Any], told: set[tuple[str, str]]) -> bool:
+    def _is_sent(call: dict[str, Any], answered: set[tuple[str, str]]) -> bool:
         name = call["Method"]
         row = registered().get(name)
         if row is not None and (row.unavailable or name == ONLY_IN_STREAM):
             return False
-        for known in list(told):
+        for known in list(answered):
             if name in ASKED_ONCE[known[0]]:
-                told.remove(known)
+                answered.remove(known)
         key = (name, repr(call["Args"]))
-        if key in told:
+        if key in answered:
             return False
         if name in ASKED_ONCE:
-            told.add(key)
+            answered.add(key)
         return True
 
     def _make_scripts(self) -> None:

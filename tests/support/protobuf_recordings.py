@@ -47,7 +47,7 @@ def files() -> list[Path]:
     return sorted(CAPTURES.glob("kong-*-protobuf/*.jsonl"))
 
 
-# --- between messages and what a plugin says and sees --------------------------------------------
+# --- between messages and what a plugin passes and gets ------------------------------------------
 
 
 def call_args(function: str, message: Any) -> tuple[Any, ...]:
@@ -106,10 +106,10 @@ def as_text(raw: bytes) -> str:
 
 
 def same_message(function: str, one: bytes, other: bytes) -> bool:
-    """Whether two messages say the same to Kong, who reads what is left out as its default."""
+    """Whether two messages are the same to Kong, which reads what is left out as its default."""
     kind = RPCS[function][0]
 
-    def said(data: bytes) -> Any:
+    def read(data: bytes) -> Any:
         message = decode_message(kind, data)
         if not isinstance(message, dict) or kind == "Struct":
             return message
@@ -119,7 +119,7 @@ def same_message(function: str, one: bytes, other: bytes) -> bool:
             if (kind, name) not in DEFAULTS or value != DEFAULTS[kind, name]
         }
 
-    return bool(said(one) == said(other))
+    return bool(read(one) == read(other))
 
 
 # --- what was recorded ---------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class RecordedCall:
 
     :ivar message: its arguments as they were sent; `args` is None when they are no such message.
     :ivar answer: Kong's message; None when it never answered.
-    :ivar known: our server does not send it, for it has been told the answer.
+    :ivar known: our server does not send it, for it knows the answer.
     """
 
     function: str
@@ -274,13 +274,15 @@ class ProtobufRecording:
 
     def _mark_known_calls(self) -> None:
         for exchange in self.exchanges:
-            told: set[tuple[str, str]] = set()
+            answered: set[tuple[str, str]] = set()
             for call in exchange.calls:
-                told = {known for known in told if call.function not in ASKED_ONCE[known[0]]}
+                answered = {
+                    known for known in answered if call.function not in ASKED_ONCE[known[0]]
+                }
                 key = (call.function, repr(call.args))
-                call.known = key in told
+                call.known = key in answered
                 if call.function in ASKED_ONCE:
-                    told.add(key)
+                    answered.add(key)
 
 
 # --- replaying it --------------------------------------------------------------------------------
@@ -303,7 +305,7 @@ class ProtobufReplayedPlugin(Plugin):
         exchange = self.events.popleft()
         for call in exchange.calls:
             if call.args is None:
-                return  # what cannot be said with our PDK
+                return  # what our PDK cannot express
             try:
                 value = kong._call(call.function, *call.args)
             except (PDKError, TypeError, ValueError) as error:

@@ -95,7 +95,7 @@ def serving(directory: Path, socket_path: Path, *words: str, **more: str) -> Ite
 
 
 def status(server: Process) -> Any:
-    """What the server says of itself."""
+    """The server's status."""
     wire = server.connect()
     try:
         return wire.call("GetStatus", 0)
