@@ -7,8 +7,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
-# Tests share the cores; many wait for something, which leaves room for one more at a time.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Tests share the cores; many wait for something, which leaves room for others at a time.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 
 CORE = $(wildcard src/pyx/kongps/core/*.p[xy][dx] src/pyx/kongps/core/*/*.p[xy][dx])
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from client import Direct, ProtobufSocket, RPCError, Socket
+from core_defaults import new_dispatcher
 from server_process import Process, serving
 
-from kongps.core.dispatch.dispatcher import Dispatcher
 from kongps.plugins.loader import from_object
 from kongps.server import configs as configs_module
 from kongps.server import database as database_module
@@ -288,7 +288,7 @@ def instances_with(
     settings = Settings(handlers="inline")
     placement = Placement(None, settings)
     instances = Instances(
-        Dispatcher(placement.inline),
+        new_dispatcher(placement.inline),
         {"telling": from_object(Telling, name="telling")},
         {},
         placement,

@@ -249,7 +249,7 @@ class Load:
     def held(self, name: str = "") -> set[int]:
         """The ids that Kong holds."""
         (worker,) = self.kong.workers
-        held = worker._instances.items()
+        held = worker.instances.items()
         return {one.id for key, one in held if one.id is not None and f":{name}" in key}
 
 
