@@ -27,15 +27,11 @@ cdef struct Scanner:
 cdef struct Reader:
     const uint8_t* at            # inside a message that was scanned whole
 
-cdef enum Kind:
-    NIL, BOOLEAN, INTEGER, FLOAT, TEXT, BINARY, ARRAY, MAP, EXTENSION
-
 cdef void scanner_reset(Scanner* scanner) noexcept
 cdef int scan(Scanner* scanner, const uint8_t* data, size_t size, size_t longest) except -1
 
-cdef Kind read_kind(const Reader* reader) noexcept
 cdef object read_value(Reader* reader)
-cdef void skip_value(Reader* reader) noexcept
+cdef int skip_value(Reader* reader) except -1
 cdef bint read_integer(Reader* reader, int64_t* value) noexcept
 cdef bint read_text(Reader* reader, const char** text, size_t* size) noexcept
 cdef bint read_array(Reader* reader, uint32_t* length) noexcept

@@ -13,7 +13,6 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_S
 from cpython.long cimport PyLong_FromLongLong, PyLong_FromUnsignedLongLong
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport SIZE_MAX, int8_t, int16_t, int32_t, uint16_t
 from libc.string cimport memcpy
@@ -175,38 +174,6 @@ cdef int scan(Scanner* scanner, const uint8_t* data, size_t size, size_t longest
 
 # --- reading: of messages that were scanned whole --------------------------------------------
 
-cdef Kind read_kind(const Reader* reader) noexcept:
-    """The kind of the value that comes next."""
-    cdef uint8_t byte = reader.at[0]
-    if byte <= 0x7f or byte >= 0xe0:
-        return INTEGER
-    if byte <= 0x8f:
-        return MAP
-    if byte <= 0x9f:
-        return ARRAY
-    if byte <= 0xbf:
-        return TEXT
-    if byte == 0xc0:
-        return NIL
-    if byte <= 0xc3:
-        return BOOLEAN
-    if byte <= 0xc6:
-        return BINARY
-    if byte <= 0xc9:
-        return EXTENSION
-    if byte <= 0xcb:
-        return FLOAT
-    if byte <= 0xd3:
-        return INTEGER
-    if byte <= 0xd8:
-        return EXTENSION
-    if byte <= 0xdb:
-        return TEXT
-    if byte <= 0xdd:
-        return ARRAY
-    return MAP
-
-
 cdef bint read_integer(Reader* reader, int64_t* value) noexcept:
     """Reads a whole number that fits 64 signed bits, whatever type it travelled as.
 
@@ -302,38 +269,40 @@ cdef bint read_text(Reader* reader, const char** text, size_t* size) noexcept:
     return True
 
 
-cdef bint read_array(Reader* reader, uint32_t* length) noexcept:
-    """Reads the head of an array; False, and nothing read, for anything else."""
+cdef inline bint read_head(Reader* reader, uint32_t* length, uint8_t fixed, uint8_t wide) noexcept:
+    """Reads the head of an array or a map: up to 15 entries in the byte, or 2 or 4 bytes of them."""
     cdef uint8_t byte = reader.at[0]
-    if 0x90 <= byte <= 0x9f:
+    if byte & 0xf0 == fixed:
         length[0] = byte & 0x0f
         reader.at += 1
-    elif byte == 0xdc:
+    elif byte == wide:
         length[0] = big16(reader.at + 1)
         reader.at += 3
-    elif byte == 0xdd:
+    elif byte == wide + 1:
         length[0] = big32(reader.at + 1)
         reader.at += 5
     else:
         return False
     return True
+
+
+cdef bint read_array(Reader* reader, uint32_t* length) noexcept:
+    """Reads the head of an array; False, and nothing read, for anything else."""
+    return read_head(reader, length, 0x90, 0xdc)
 
 
 cdef bint read_map(Reader* reader, uint32_t* length) noexcept:
     """Reads the head of a map, `length` pairs; False, and nothing read, for anything else."""
-    cdef uint8_t byte = reader.at[0]
-    if 0x80 <= byte <= 0x8f:
-        length[0] = byte & 0x0f
-        reader.at += 1
-    elif byte == 0xde:
-        length[0] = big16(reader.at + 1)
-        reader.at += 3
-    elif byte == 0xdf:
-        length[0] = big32(reader.at + 1)
-        reader.at += 5
-    else:
-        return False
-    return True
+    return read_head(reader, length, 0x80, 0xde)
+
+
+cdef int skip_value(Reader* reader) except -1:
+    """Passes over one value, nested ones included."""
+    cdef Scanner scanner
+    scanner_reset(&scanner)
+    scan(&scanner, reader.at, SIZE_MAX, SIZE_MAX)
+    reader.at += scanner.offset
+    return 0
 
 
 cdef inline size_t extension_head(const uint8_t* at, size_t* size) noexcept:
@@ -350,37 +319,6 @@ cdef inline size_t extension_head(const uint8_t* at, size_t* size) noexcept:
         return 4
     size[0] = big32(at + 1)
     return 6
-
-
-cdef void skip_value(Reader* reader) noexcept:
-    """Passes over one value, nested ones included."""
-    cdef uint64_t left = 1
-    cdef uint32_t length
-    cdef size_t head, size
-    cdef uint8_t byte
-    while left:
-        left -= 1
-        if read_map(reader, &length):
-            left += <uint64_t>length * 2
-        elif read_array(reader, &length):
-            left += length
-        elif run_head(reader.at, &head, &size):
-            reader.at += head + size
-        else:
-            byte = reader.at[0]
-            if byte <= 0x7f or byte >= 0xe0 or 0xc0 <= byte <= 0xc3:
-                reader.at += 1
-            elif byte == 0xcc or byte == 0xd0:
-                reader.at += 2
-            elif byte == 0xcd or byte == 0xd1:
-                reader.at += 3
-            elif byte == 0xce or byte == 0xd2 or byte == 0xca:
-                reader.at += 5
-            elif byte == 0xcf or byte == 0xd3 or byte == 0xcb:
-                reader.at += 9
-            else:
-                head = extension_head(reader.at, &size)
-                reader.at += head + size
 
 
 cdef object read_value(Reader* reader):
@@ -448,10 +386,10 @@ cdef dict read_map_body(Reader* reader, uint32_t length):
     cdef dict entries = {}
     cdef object key
     cdef uint32_t index
-    cdef Kind kind
+    cdef uint8_t byte
     for index in range(length):
-        kind = read_kind(reader)
-        if kind == MAP or kind == ARRAY:
+        byte = reader.at[0]
+        if 0x80 <= byte <= 0x9f or 0xdc <= byte <= 0xdf:
             raise UnpackError("a map has a map or an array for a key")
         key = read_value(reader)
         entries[key] = read_value(reader)
@@ -621,19 +559,11 @@ cdef int write_byte(Buffer* out, uint8_t byte) except -1:
 
 cdef int write_ext(Buffer* out, Ext value) except -1:
     cdef size_t size = <size_t>PyBytes_GET_SIZE(value.data)
-    cdef uint8_t fixed = 0
-    if size == 1:
-        fixed = 0xd4
-    elif size == 2:
-        fixed = 0xd5
-    elif size == 4:
-        fixed = 0xd6
-    elif size == 8:
-        fixed = 0xd7
-    elif size == 16:
-        fixed = 0xd8
-    if fixed:
-        write_byte(out, fixed)
+    cdef int power
+    for power in range(5):
+        if size == <size_t>1 << power:
+            write_byte(out, <uint8_t>(0xd4 + power))
+            break
     else:
         write_head(out, size, 0, 0, 0xc7, 0xc8, 0xc9)
     write_byte(out, <uint8_t>value.code)
@@ -651,14 +581,6 @@ cdef int write_list(Buffer* out, list items, int depth) except -1:
             raise PackError("a list changed while it was packed")
         item = <object>PyList_GET_ITEM(items, index)
         write_value(out, item, depth + 1)
-    return 0
-
-
-cdef int write_tuple(Buffer* out, tuple items, int depth) except -1:
-    cdef Py_ssize_t index
-    write_array(out, <size_t>PyTuple_GET_SIZE(items))
-    for index in range(PyTuple_GET_SIZE(items)):
-        write_value(out, <object>PyTuple_GET_ITEM(items, index), depth + 1)
     return 0
 
 
@@ -692,7 +614,6 @@ cdef int write_value(Buffer* out, object value, int depth) except -1:
         bits, a text with lone surrogates that stand for no byte, or nesting past MAX_NESTING.
     """
     cdef type kind = type(value)
-    cdef bytes plain
     if depth > MAX_NESTING:
         raise PackError(f"lists and dicts are nested more than {MAX_NESTING} deep")
     if kind is str:
@@ -708,7 +629,7 @@ cdef int write_value(Buffer* out, object value, int depth) except -1:
     if kind is list:
         return write_list(out, <list>value, depth)
     if kind is tuple:
-        return write_tuple(out, <tuple>value, depth)
+        return write_list(out, list(value), depth)
     if kind is float:
         return write_float(out, PyFloat_AS_DOUBLE(value))
     if kind is bytes:

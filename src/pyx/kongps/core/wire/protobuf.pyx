@@ -55,7 +55,7 @@ cdef class FieldType:
 
 
 cdef class MessageType:
-    """A message of ``protobuf_tables``, or a well-known one."""
+    """A message of ``tables.MESSAGES``, or a well-known one."""
 
     def __init__(self, str name not None):
         self.name = name
@@ -639,7 +639,7 @@ cdef int encode_list(Buffer* out, object items, int depth) except -1:
 def encode_message(str name not None, value):
     """Writes a message.
 
-    :param name: its name in ``protobuf_tables``, or Value, Struct, ListValue, Empty.
+    :param name: its name in ``tables.MESSAGES``, or Value, Struct, ListValue, Empty.
     :param value: a dict of its fields; for a well-known type what it stands for.
     :returns: the bytes.
     :raises PackError: when a value does not fit, or is False or None inside a Value: Kong would
@@ -660,7 +660,7 @@ def encode_message(str name not None, value):
 def decode_message(str name not None, const uint8_t[::1] data not None):
     """Reads a message.
 
-    :param name: its name in ``protobuf_tables``, or Value, Struct, ListValue, Empty.
+    :param name: its name in ``tables.MESSAGES``, or Value, Struct, ListValue, Empty.
     :returns: a dict of the fields that are there; for a well-known type what it stands for.
     :raises UnpackError: for bytes that are no such message, or past a limit.
     """
