@@ -192,8 +192,9 @@ def decode(name: str, data: bytes) -> Any:
     if name == "Struct":
         return dict(_read_entries(data))
     if name == "ListValue":
-        return [_read_value(_bytes(wire, item)) for number, wire, item in _parts(data)
-                if number == 1]  # fmt: skip
+        return [
+            _read_value(_bytes(wire, item)) for number, wire, item in _parts(data) if number == 1
+        ]
     if name == "Empty":
         list(_parts(data))  # unknown fields may be there
         return None
