@@ -11,17 +11,16 @@ it that these import. What they import from elsewhere is not looked into.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import sys
 import types
-from collections.abc import Container, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from collections.abc import Container, Iterable
+from importlib.util import resolve_name
+from typing import Optional
 
 from kongps.plugins.plugin import Placed
-
-if TYPE_CHECKING:
-    import ast
 
 __all__ = ["MODULES", "place"]
 
@@ -51,10 +50,8 @@ _USES = {
 MODULES = {name: use for use, names in _USES.items() for name in names.split()}
 
 
-class _Found(NamedTuple):
-    name: str
-    path: str
-    line: int
+# A dotted name that a module uses, and the line; 0 where that is not known.
+_Name = tuple[str, int]
 
 
 def place(
@@ -80,29 +77,21 @@ def place(
         return Placed("threads" if blocking else "inline", f"it says blocking = {blocking}")
     if made_for_threads:
         return Placed("threads", "it has kong-python-pdk's layout")
-    found = _first_use(path, module) if module is not None else None
-    if found is None:
-        return Placed("inline", "it uses no module that waits or needs threads")
-    there = "" if found.path == path else f"{os.path.basename(found.path)}, "
-    line = f" ({there}line {found.line})" if found.line else ""
-    return Placed("threads", f"it uses {found.name}{line}: {MODULES[found.name]}")
-
-
-def _first_use(path: str, module: types.ModuleType) -> Optional[_Found]:
-    """The first thing of ``MODULES`` that a plugin's own modules use."""
-    waiting, seen = [module], {module.__name__}
-    while waiting:
-        own = waiting.pop(0)
-        file = getattr(own, "__file__", None) or path
-        for name, line in _names(own, file):
+    own = [] if module is None else [module]  # it grows while it is read
+    for each in own:
+        file = getattr(each, "__file__", None) or path
+        for name, line in _names(each, file):
             listed = _longest(name, MODULES)
             if listed is not None:
-                return _Found(listed, file, line)
+                there = "" if file == path else f"{os.path.basename(file)}, "
+                where = f" ({there}line {line})" if line else ""
+                return Placed("threads", f"it uses {listed}{where}: {MODULES[listed]}")
             used = _longest(name, sys.modules)
-            if used is not None and used not in seen and _is_own(used, path, module):
-                seen.add(used)
-                waiting.append(sys.modules[used])
-    return None
+            if used is None or sys.modules[used] in own:
+                continue
+            if _is_own(used, path, own[0].__name__):
+                own.append(sys.modules[used])
+    return Placed("inline", "it uses no module that waits or needs threads")
 
 
 def _longest(name: str, known: Container[str]) -> Optional[str]:
@@ -112,10 +101,10 @@ def _longest(name: str, known: Container[str]) -> Optional[str]:
     return name or None
 
 
-def _is_own(name: str, path: str, plugin: types.ModuleType) -> bool:
+def _is_own(name: str, path: str, plugin: str) -> bool:
     """Whether a module is the plugin's: of its package, or beside it and not installed there."""
-    package = plugin.__name__.rpartition(".")[0]  # such as the one that stands for the directory
-    if name.startswith(f"{plugin.__name__}.") or (package and name.startswith(f"{package}.")):
+    package = plugin.rpartition(".")[0]  # such as the one that stands for the directory
+    if name.startswith((f"{plugin}.", f"{package}.")):
         return True
     # Beside it means in the same directory: a Python with its library may lie further below.
     directory = os.path.dirname(os.path.abspath(path))
@@ -125,80 +114,59 @@ def _is_own(name: str, path: str, plugin: types.ModuleType) -> bool:
     ) in (os.path.join(directory, f"{first}.py"), os.path.join(directory, first, "__init__.py"))
 
 
-# The names that a module uses
+def _names(module: types.ModuleType, path: str) -> list[_Name]:
+    """The dotted names of what a module imports and uses of that, in the order of the lines.
 
-
-def _names(module: types.ModuleType, path: str) -> Iterator[tuple[str, int]]:
-    """The dotted names of what a module imports and uses of that, each with its line.
-
-    Without its source, as for a compiled module, those of its globals, with 0.
+    Without its source, as for a compiled module, those of its globals.
     """
-    if path.endswith(".py"):
-        import ast
-
-        with contextlib.suppress(OSError, SyntaxError, ValueError):
+    with contextlib.suppress(OSError, SyntaxError, ValueError, ImportError):
+        if path.endswith(".py"):
             with open(path, "rb") as file:
-                tree = ast.parse(file.read())
-            return _Names(getattr(module, "__package__", None) or "").of(tree)
-    return _names_of_globals(module)
+                source = _Source(getattr(module, "__package__", None) or "")
+                source.visit(ast.parse(file.read()))
+            return source.names
+    found = []
+    for value in list(vars(module).values()):
+        if isinstance(value, types.ModuleType):
+            name = value.__name__
+        else:
+            named = (type, types.FunctionType, types.BuiltinFunctionType)
+            home = value if isinstance(value, named) else type(value)
+            name = f"{home.__module__}.{home.__name__}"
+        # _queue.SimpleQueue and the like are the halves in C of what is listed.
+        found += [(name, 0), (name.lstrip("_"), 0)]
+    return found
 
 
-class _Names:
+class _Source(ast.NodeVisitor):
     """Reads the names out of a module's source.
 
     :param package: the package that its relative imports start from.
     """
 
     def __init__(self, package: str) -> None:
+        self.names: list[_Name] = []
         self._package = package
         self._imported: dict[str, str] = {}  # what names of the module stand for
 
-    def of(self, node: ast.AST) -> Iterator[tuple[str, int]]:
-        """Those below a node, in the order of the lines."""
-        import ast
+    def visit_Import(self, node: ast.Import) -> None:
+        for each in node.names:
+            first = each.name.partition(".")[0]
+            self._imported[each.asname or first] = each.name if each.asname else first
+            self.names.append((each.name, node.lineno))
 
-        if isinstance(node, ast.If) and _is_for_type_checkers(node.test):
-            children: Iterable[ast.AST] = node.orelse
-        else:
-            children = ast.iter_child_nodes(node)
-        if isinstance(node, ast.Import):
-            for each in node.names:
-                first = each.name.partition(".")[0]
-                self._imported[each.asname or first] = each.name if each.asname else first
-                yield each.name, node.lineno
-        elif isinstance(node, ast.ImportFrom):
-            base = self._resolved(node)
-            for each in node.names:
-                self._imported[each.asname or each.name] = f"{base}.{each.name}"
-                yield f"{base}.{each.name}", node.lineno
-        elif (
-            isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name)
-            and node.value.id in self._imported
-        ):
-            yield f"{self._imported[node.value.id]}.{node.attr}", node.lineno
-        for child in children:
-            yield from self.of(child)
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = resolve_name("." * node.level + (node.module or ""), self._package)
+        for each in node.names:
+            name = self._imported[each.asname or each.name] = f"{base}.{each.name}"
+            self.names.append((name, node.lineno))
 
-    def _resolved(self, node: ast.ImportFrom) -> str:
-        if not node.level:
-            return node.module or ""
-        parts = self._package.split(".")
-        parts = parts[: len(parts) - node.level + 1]
-        return ".".join([*parts, node.module] if node.module else parts)
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if isinstance(node.value, ast.Name) and node.value.id in self._imported:
+            self.names.append((f"{self._imported[node.value.id]}.{node.attr}", node.lineno))
+        self.generic_visit(node)
 
-
-def _is_for_type_checkers(test: ast.expr) -> bool:
-    return "TYPE_CHECKING" in (getattr(test, "id", None), getattr(test, "attr", None))
-
-
-def _names_of_globals(module: types.ModuleType) -> Iterator[tuple[str, int]]:
-    for value in list(vars(module).values()):
-        if isinstance(value, types.ModuleType):
-            name = value.__name__
-        elif isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
-            name = f"{value.__module__}.{value.__name__}"
-        else:
-            name = str(type(value).__module__)
-        yield name, 0
-        yield name.lstrip("_"), 0  # _queue.SimpleQueue and the like, the halves in C
+    def visit_If(self, node: ast.If) -> None:
+        if ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
+            node.body = []
+        self.generic_visit(node)
