@@ -17,7 +17,7 @@ from typing import NamedTuple, Optional, Union
 from kongps.errors import PluginError, ServerError
 from kongps.plugin_names import check_name, valid_name
 
-__all__ = ["Examined", "PluginFile", "chosen_file", "entry_of", "examine", "scan", "scan_plugins"]
+__all__ = ["Examined", "PluginFile", "chosen_file", "entry_of", "examine", "scan"]
 
 # A compiled module's suffix between its name and ".so" that some interpreter could have made.
 _ABI_TAG = r"\.(?:cpython-|cp|abi|pypy|graalpy)[A-Za-z0-9_-]*\.so"
@@ -70,12 +70,18 @@ def _module_file(entry: str, path: str) -> Optional[PluginFile]:
 
 
 def scan(directory: str) -> dict[str, list[PluginFile]]:
-    """The files of each plugin in a directory, by its name."""
+    """The files of each plugin in a directory, by its name.
+
+    :raises ServerError: when the directory cannot be read.
+    """
     files: dict[str, list[PluginFile]] = {}
-    with os.scandir(directory) as entries:
-        for entry in sorted(entries, key=lambda each: each.name):
-            for found in _plugin_files(entry):
-                files.setdefault(found.name, []).append(found)
+    try:
+        with os.scandir(directory) as entries:
+            for entry in sorted(entries, key=lambda each: each.name):
+                for found in _plugin_files(entry):
+                    files.setdefault(found.name, []).append(found)
+    except OSError as error:
+        raise ServerError(f"the plugins directory cannot be read: {error}") from error
     return files
 
 
@@ -147,7 +153,7 @@ def examine(directory: Union[str, os.PathLike[str]]) -> list[Examined]:
     :raises ServerError: when the directory cannot be read.
     """
     examined = []
-    for name, files in scan_plugins(os.path.abspath(directory)).items():
+    for name, files in scan(os.path.abspath(directory)).items():
         compiled = any(each.compiled for each in files)
         chosen = next((each for each in files if each.compiled), files[0])
         error: Optional[PluginError] = None
@@ -159,17 +165,6 @@ def examine(directory: Union[str, os.PathLike[str]]) -> list[Examined]:
         used = chosen.compiled and error is None
         examined.append(Examined(name, chosen.path, compiled, used, error))
     return examined
-
-
-def scan_plugins(directory: str) -> dict[str, list[PluginFile]]:
-    """As :func:`scan`.
-
-    :raises ServerError: when the directory cannot be read.
-    """
-    try:
-        return scan(directory)
-    except OSError as error:
-        raise ServerError(f"the plugins directory cannot be read: {error}") from error
 
 
 def entry_of(directory: str, file: PluginFile) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 from kongps.errors import PluginError, PluginNameError, ServerError
 from kongps.kong_pdk import shim as kong_pdk_shim
 from kongps.plugin_names import check_name
-from kongps.plugins.files import PluginFile, chosen_file, entry_of, scan, scan_plugins
+from kongps.plugins.files import PluginFile, chosen_file, entry_of, scan
 from kongps.plugins.importing import describe_error, import_plugin
 from kongps.plugins.layouts import find, native_plugin
 from kongps.plugins.plugin import Plugin
@@ -53,8 +53,8 @@ def load_plugin(
     directory = os.path.abspath(directory)
     try:
         files = scan(directory).get(name)
-    except OSError as error:
-        raise PluginError(name, f"the plugins directory cannot be read: {error}") from error
+    except ServerError as error:
+        raise PluginError(name, str(error)) from error
     if not files:
         raise PluginError(name, f"there is no {name}.py, {name}.*.so or {name}/ in {directory}")
     unsafe = _unsafe(directory) if checked else {}
@@ -74,7 +74,7 @@ def load_directory(
     directory = os.path.abspath(directory)
     unsafe = _unsafe(directory) if checked else {}
     loaded = Loaded()
-    for name, candidates in scan_plugins(directory).items():
+    for name, candidates in scan(directory).items():
         try:
             check_name(name)
             file = chosen_file(name, candidates)
@@ -114,9 +114,7 @@ def _unsafe(directory: str) -> dict[str, str]:
         cannot be read.
     """
     unsafe: dict[str, str] = {}
-    own = {
-        entry_of(directory, each) for files in scan_plugins(directory).values() for each in files
-    }
+    own = {entry_of(directory, each) for files in scan(directory).values() for each in files}
     try:
         for entry, reason in refused_entries(directory):
             if entry not in own:
