@@ -13,6 +13,8 @@ import typing
 from collections.abc import Container
 from typing import Any, Union
 
+from kongps.errors import UnsupportedType
+
 __all__ = ["annotated_names", "field_hints", "is_not_required", "is_union", "unwrap_alias"]
 
 # Wrappers that say nothing about the value. NotRequired and Required of typing (3.11 on) and of
@@ -48,11 +50,12 @@ def annotated_names(cls: type) -> dict[str, type]:
     return names
 
 
-def field_hints(cls: type, names: Container[str]) -> dict[str, Any]:
+def field_hints(cls: type, names: Container[str], path: str) -> dict[str, Any]:
     """The evaluated annotations of `cls`, with their ``Annotated`` extras.
 
     :param names: the fields to evaluate, out of :func:`annotated_names`.
-    :raises TypeError: naming the field whose annotation cannot be evaluated.
+    :param path: where the class stands in the configuration, for errors.
+    :raises UnsupportedType: naming the field whose annotation cannot be evaluated.
     """
     hints: dict[str, Any] = {}
     for name, base in annotated_names(cls).items():
@@ -62,23 +65,19 @@ def field_hints(cls: type, names: Container[str]) -> dict[str, Any]:
         try:
             hints[name] = _evaluated(written, base)
         except Exception as error:
-            raise TypeError(
+            raise UnsupportedType(
+                path,
                 f"the annotation {written!r} of {cls.__name__}.{name} cannot be evaluated: "
-                f"{type(error).__name__}: {error}{_advice(error)}"
+                f"{type(error).__name__}: {error}{_advice(error)}",
             ) from error
     return hints
-
-
-def _module_names(cls: type) -> dict[str, Any]:
-    module = sys.modules.get(cls.__module__)
-    return dict(vars(module)) if module is not None else {}
 
 
 def _evaluated(written: Any, cls: type) -> Any:
     return typing.get_type_hints(
         types.SimpleNamespace(__annotations__={"it": written}),
         globalns=dict(vars(cls)),  # a class's names give way to its module's
-        localns=_module_names(cls),
+        localns=dict(vars(sys.modules.get(cls.__module__, object))),
         include_extras=True,
     )["it"]
 

@@ -8,40 +8,15 @@ schema shows, ``schema`` describes the kind for Kong.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Optional, Union, get_args
+from typing import Any, Union, get_args
 
 from kongps.errors import ConfigError, UnsupportedType
+from kongps.fields import UNSET
 from kongps.plugins.config.rules import NO_RULES, Rules
 
-__all__ = [
-    "MISSING",
-    "Anything",
-    "Array",
-    "Choice",
-    "FixedArray",
-    "Kind",
-    "Map",
-    "Nullable",
-    "Scalar",
-    "SetOf",
-    "Variant",
-    "a_kind_of",
-    "optional_kind",
-    "scalar_type_name",
-]
-
-
-class _Missing:
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-
-MISSING: Any = _Missing()
-
+__all__ = ["Array", "Choice", "FixedArray", "Kind", "Map", "Nullable", "Scalar", "Variant"]
 
 _WORDS = {
     bool: "a boolean",
@@ -64,7 +39,7 @@ def a_kind_of(value: object) -> str:
 
 @dataclass(eq=False, repr=False)
 class Kind:
-    """Base of the kinds."""
+    """Base of the kinds; by itself ``Any``: the value as JSON gave it."""
 
     rules: Rules = NO_RULES
 
@@ -77,7 +52,7 @@ class Kind:
         :param path: where it stands, for errors.
         :raises ConfigError: when it does not fit.
         """
-        raise NotImplementedError
+        return value
 
     def encode(self, value: Any) -> Any:
         """A default `value` of the structure as JSON; unchanged when it is of another kind."""
@@ -88,7 +63,13 @@ class Kind:
 
         :raises UnsupportedType: when Kong has none for it.
         """
-        return {"type": self.type_name, **self.rules.attributes(integer=False)}
+        if not self.type_name:
+            raise UnsupportedType(
+                path,
+                "Kong has no type for Any (nor for a list or dict without its element types); say "
+                "what it holds, or give the plugin a Schema",
+            )
+        return {"type": self.type_name, **self.rules.attributes(self.type_name)}
 
     def expected(self) -> str:
         """What is expected, as a message says it: ``an array no shorter than 1``."""
@@ -116,18 +97,25 @@ class Kind:
         got = "" if same else f", got {a_kind_of(value)}"
         return ConfigError(path, f"expected {self.expected()}{got}")
 
+    def _table(self, value: object, kind: type, path: str) -> Any:
+        """`value`, when it is a list or a dict as `kind` says; Lua's empty table may be either."""
+        if value in ([], {}):
+            return kind()
+        if type(value) is not kind:
+            raise self._refuse(value, path)
+        return value
+
     def _checked(self, value: Any, path: str) -> Any:
         if not self.rules.allow(value):
             raise ConfigError(path, f"expected {self.expected()}")
         return value
 
 
-# What stands in a container for the kind of its values until they are known.
 ANY_VALUE = Kind()
 
 
 def _convert(value: Any, python_type: Any) -> Any:
-    """`value`, which is not quite of that type, as `python_type`; or MISSING.
+    """`value`, which is not quite of that type, as `python_type`; or UNSET.
 
     msgspec's message is dropped, since it quotes values that are not in an enum.
     """
@@ -136,7 +124,7 @@ def _convert(value: Any, python_type: Any) -> Any:
     try:
         return msgspec.convert(value, python_type)
     except msgspec.ValidationError:
-        return MISSING
+        return UNSET
 
 
 _TYPE_NAMES: dict[Any, str] = {
@@ -169,16 +157,10 @@ class Scalar(Kind):
             value = int(value)  # Lua has one type of number: an integer may arrive as 3.0
         if type(value) not in (get_args(self.python_type) or (self.python_type,)):
             converted = _convert(value, self.python_type)
-            if converted is MISSING:
+            if converted is UNSET:
                 raise self._refuse(value, path)
             value = converted
         return self._checked(value, path)
-
-    def schema(self, path: str) -> dict[str, Any]:
-        return {
-            "type": self.type_name,
-            **self.rules.attributes(integer=self.python_type is int),
-        }
 
 
 @dataclass(eq=False, repr=False)
@@ -196,7 +178,7 @@ class Choice(Kind):
             converted = self.python_type(value) if isinstance(self.python_type, type) else value
         else:
             converted = _convert(value, self.python_type)
-        if converted is MISSING or not self.rules.allow(value):
+        if converted is UNSET or not self.rules.allow(value):
             raise ConfigError(path, f"expected {self.expected()}")
         return converted
 
@@ -214,53 +196,44 @@ class Choice(Kind):
 
 
 @dataclass(eq=False, repr=False)
-class _Sequence(Kind):
-    """What arrays, sets and tuples share: Lua's empty table, elements, lengths."""
-
-    takes_sizes: bool = True
-
-    def _items(self, value: Any, path: str) -> list[Any]:
-        if value == {} and type(value) is dict:
-            return []  # an empty table of Lua's may be either
-        if type(value) is not list:
-            raise self._refuse(value, path)
-        return value
-
-    @staticmethod
-    def _decoded(items: Iterable[Any], element: Kind, path: str) -> list[Any]:
-        return [element.decode(item, f"{path}[{index}]") for index, item in enumerate(items)]
-
-
-@dataclass(eq=False, repr=False)
-class Array(_Sequence):
-    """A list, or a tuple of any length."""
+class Array(Kind):
+    """A list, a tuple of any length, a set or a frozenset."""
 
     element: Kind = ANY_VALUE
     build: Callable[[list[Any]], Any] = list
     type_name: str = "array"
+    takes_sizes: bool = True
 
     def decode(self, value: Any, path: str) -> Any:
-        items = self._checked(self._items(value, path), path)
-        return self.build(self._decoded(items, self.element, path))
+        items = enumerate(self._table(value, list, path))
+        decoded = [self.element.decode(item, f"{path}[{index}]") for index, item in items]
+        return self._checked(self.build(decoded), path)
 
     def encode(self, value: Any) -> Any:
-        if not isinstance(value, (list, tuple)):
+        is_set = self.type_name == "set"
+        if not isinstance(value, (set, frozenset) if is_set else (list, tuple)):
             return value
-        return [self.element.encode(item) for item in value]
+        encoded = [self.element.encode(item) for item in value]
+        # The dump of a schema must not change from run to run.
+        return sorted(encoded, key=lambda item: (type(item).__name__, item)) if is_set else encoded
 
     def schema(self, path: str) -> dict[str, Any]:
         return {**super().schema(path), "elements": self.element.schema(f"{path}[]")}
 
+    def expected(self) -> str:
+        return f"an array{self.rules.words()}"
+
 
 @dataclass(eq=False, repr=False)
-class FixedArray(_Sequence):
+class FixedArray(Kind):
     """A tuple of a fixed length, each element of its own kind."""
 
     elements: tuple[Kind, ...] = ()
     type_name: str = "array"
+    takes_sizes: bool = True
 
     def decode(self, value: Any, path: str) -> Any:
-        items = self._items(value, path)
+        items = self._table(value, list, path)
         if len(items) != len(self.elements):
             raise ConfigError(path, f"expected {self.expected()}")
         return tuple(
@@ -288,32 +261,6 @@ class FixedArray(_Sequence):
 
 
 @dataclass(eq=False, repr=False)
-class SetOf(_Sequence):
-    """A set or frozenset of strings, numbers or booleans."""
-
-    element: Kind = ANY_VALUE
-    build: Callable[[list[Any]], Any] = set
-    type_name: str = "set"
-
-    def decode(self, value: Any, path: str) -> Any:
-        items = self._items(value, path)
-        return self._checked(self.build(self._decoded(items, self.element, path)), path)
-
-    def encode(self, value: Any) -> Any:
-        if not isinstance(value, (set, frozenset)):
-            return value
-        encoded = [self.element.encode(item) for item in value]
-        # The dump of a schema must not change from run to run.
-        return sorted(encoded, key=lambda item: (type(item).__name__, item))
-
-    def schema(self, path: str) -> dict[str, Any]:
-        return {**super().schema(path), "elements": self.element.schema(f"{path}[]")}
-
-    def expected(self) -> str:
-        return f"an array{self.rules.words()}"
-
-
-@dataclass(eq=False, repr=False)
 class Map(Kind):
     """A dict with string keys."""
 
@@ -323,14 +270,10 @@ class Map(Kind):
     takes_sizes: bool = True
 
     def decode(self, value: Any, path: str) -> Any:
-        if type(value) is list and not value:
-            value = {}  # an empty table of Lua's
-        if type(value) is not dict:
-            raise self._refuse(value, path)
         # A key is a part of the configuration, as good a secret as a value: not in the path.
         converted = {
             self.key.decode(key, f"{path} (a key)"): self.value.decode(item, f"{path}.*")
-            for key, item in value.items()
+            for key, item in self._table(value, dict, path).items()
             if item is not None or isinstance(self.value, Nullable)
         }
         return self._checked(converted, path)
@@ -367,20 +310,6 @@ class Nullable(Kind):
         return self.kind.expected()
 
 
-class Anything(Kind):
-    """``Any``: the value as JSON gave it. Kong has no such type: the plugin needs a Schema."""
-
-    def decode(self, value: Any, path: str) -> Any:
-        return value
-
-    def schema(self, path: str) -> dict[str, Any]:
-        raise UnsupportedType(
-            path,
-            "Kong has no type for Any (nor for a list or dict without its element types); say "
-            "what it holds, or give the plugin a Schema",
-        )
-
-
 @dataclass(eq=False, repr=False)
 class Variant(Kind):
     """A union of simple types. Kong has no such type: the plugin needs a Schema."""
@@ -402,16 +331,3 @@ class Variant(Kind):
 
     def expected(self) -> str:
         return " or ".join(kind.expected() for kind in self.kinds)
-
-
-def optional_kind(kind: Kind, nullable: bool) -> Kind:
-    """`kind`, as a :class:`Nullable` when `nullable`."""
-    return Nullable(kind=kind) if nullable else kind
-
-
-def scalar_type_name(values: Iterable[Any]) -> Optional[str]:
-    """Kong's type for all of `values`, strings or integers; None for a mixture or other types."""
-    types = {type(value) for value in values}
-    if types == {str}:
-        return "string"
-    return "integer" if types == {int} else None

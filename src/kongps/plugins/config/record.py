@@ -9,7 +9,7 @@ from typing import Any, Literal, Optional
 
 from kongps.errors import ConfigError, UnsupportedType
 from kongps.fields import UNSET, Field
-from kongps.plugins.config.kinds import MISSING, Kind
+from kongps.plugins.config.kinds import Kind
 
 __all__ = ["Record", "StructureField", "Style"]
 
@@ -22,32 +22,32 @@ _MUTABLE = (list, dict, set)
 class StructureField:
     """One field of a structure.
 
-    :ivar attribute: its name in Python.
-    :ivar name: its name in Kong's datastore.
     :ivar nullable: it is ``Optional``.
-    :ivar default: makes its default, or None when it has none.
-    :ivar omissible: it is a key of a TypedDict that may be missing.
     :ivar required: what ``kongps.Field`` says of it, or None.
     :ivar shown_default: the default that ``kongps.Field`` gives, or UNSET.
+    :ivar attribute: its name in Python.
+    :ivar name: its name in Kong's datastore.
+    :ivar default: makes its default, or None when it has none.
+    :ivar omissible: it is a key of a TypedDict that may be missing.
     """
 
-    attribute: str
-    name: str
     kind: Kind
-    nullable: bool
-    default: Optional[Callable[[], Any]]
-    omissible: bool = False
+    nullable: bool = False
     required: Optional[bool] = None
     shown_default: Any = UNSET
+    attribute: str = ""
+    name: str = ""
+    default: Optional[Callable[[], Any]] = None
+    omissible: bool = False
 
     def fallback(self, path: str) -> Any:
         """The value when neither the configuration nor the structure gives one.
 
-        :return: MISSING when the structure's own default is to be used.
+        :return: UNSET when the structure's own default is to be used.
         :raises ConfigError: when the field is required.
         """
         if self.default is not None or self.omissible:
-            return MISSING
+            return UNSET
         if self.shown_default is not UNSET and self.shown_default is not None:
             return self.kind.decode(self.kind.encode(self.shown_default), path)
         if self.nullable or self.required is False:
@@ -57,31 +57,26 @@ class StructureField:
     def schema(self, path: str, default: Any) -> dict[str, Any]:
         """Kong's description of the field.
 
-        :param default: the structure's default, or MISSING.
+        :param default: the structure's default, or UNSET.
         """
+        may_be_absent = self.nullable or self.omissible
         if isinstance(self.kind, Record):
-            return self._record_schema(self.kind, path, default)
+            # Kong requires a record where nothing else is said, and fills it with its fields'
+            # defaults. So the defaults of the nested object are shown as those of its fields.
+            described = self.kind.schema(path, None if default is UNSET else default)
+            described["required"] = not may_be_absent if self.required is None else self.required
+            return described
         described = self.kind.schema(path)
         shown = default if self.shown_default is UNSET else self.shown_default
         if self.required is not None:
             described["required"] = self.required
-        elif shown is MISSING and self.default is None and not (self.nullable or self.omissible):
+        elif shown is UNSET and self.default is None and not may_be_absent:
             described["required"] = True
-        if shown is not MISSING and shown is not None:
+        if shown is not UNSET and shown is not None:
             described["default"] = self._checked_default(shown, path)
             if described["default"] == "" and described["type"] == "string":
                 described.setdefault("len_min", 0)  # or Kong would refuse the default
         return described
-
-    def _record_schema(self, record: Record, path: str, default: Any) -> dict[str, Any]:
-        # Kong requires a record where nothing else is said, and fills it with its fields'
-        # defaults. So the defaults of the nested object are shown as those of its fields.
-        absent = default is MISSING or default is None
-        described = record.schema(path, None if absent else default)
-        required = self.required
-        if required is None:
-            required = not (self.nullable or self.omissible)
-        return {**described, "required": required}
 
     def _checked_default(self, default: Any, path: str) -> Any:
         if isinstance(default, Field):
@@ -104,7 +99,6 @@ class Record(Kind):
     style: Style = "plain"
     fields: tuple[StructureField, ...] = ()
     type_name: str = "record"
-    frozen: bool = False
 
     def decode(self, value: Any, path: str) -> Any:
         return self.merge(value, path, None)
@@ -134,15 +128,15 @@ class Record(Kind):
 
     def fill(self, target: Any, value: Any, path: str) -> Any:
         """Sets the fields of `target` that `value` gives, and returns it."""
-        for attribute, item in self.values(value, path, target).items():
-            if self.frozen and self.style == "struct":
-                import msgspec
+        write: Callable[[Any, str, Any], None] = setattr
+        if self.style == "struct":
+            import msgspec
 
-                msgspec.structs.force_setattr(target, attribute, item)
-            elif self.frozen:
-                object.__setattr__(target, attribute, item)
-            else:
-                setattr(target, attribute, item)
+            write = msgspec.structs.force_setattr
+        elif self.style == "dataclass" and self.cls.__dataclass_params__.frozen:
+            write = object.__setattr__
+        for attribute, item in self.values(value, path, target).items():
+            write(target, attribute, item)
         return target
 
     def new_plain(self) -> Any:
@@ -160,29 +154,23 @@ class Record(Kind):
         :param base: an object with values for the others, or None.
         :raises ConfigError: when a value does not fit, or a required one is missing.
         """
-        if type(value) is list and not value:
-            value = {}  # an empty table of Lua's
-        if type(value) is not dict:
-            raise self._refuse(value, path)
+        value = self._table(value, dict, path)
         values = {}
         for each in self.fields:
             where = f"{path}.{each.name}"
             given = value.get(each.name)
             if given is None:  # null: unset
-                if self.value_of(base, each) is MISSING:
-                    item = each.fallback(where)
-                else:
+                if self.value_of(base, each) is not UNSET:
                     continue
+                item = each.fallback(where)
             elif isinstance(each.kind, Record):
                 nested = self.value_of(base, each)
-                if nested is MISSING and each.default is not None:
+                if nested is UNSET and each.default is not None:
                     nested = each.default()
-                if not each.kind.fits(nested):
-                    nested = None
-                item = each.kind.merge(given, where, nested)
+                item = each.kind.merge(given, where, nested if each.kind.fits(nested) else None)
             else:
                 item = each.kind.decode(given, where)
-            if item is not MISSING:
+            if item is not UNSET:
                 values[each.attribute] = item
         return values
 
@@ -191,12 +179,12 @@ class Record(Kind):
         return isinstance(value, dict if self.style == "typeddict" else self.cls)
 
     def value_of(self, base: Any, each: StructureField) -> Any:
-        """The value that `base` has for a field, or MISSING."""
+        """The value that `base` has for a field, or UNSET."""
         if base is None:
-            return MISSING
+            return UNSET
         if self.style == "typeddict":
-            return base.get(each.attribute, MISSING)
-        return getattr(base, each.attribute, MISSING)
+            return base.get(each.attribute, UNSET)
+        return getattr(base, each.attribute, UNSET)
 
     def encode(self, value: Any) -> Any:
         if not self.fits(value):
@@ -204,7 +192,7 @@ class Record(Kind):
         encoded = {}
         for each in self.fields:
             item = self.value_of(value, each)
-            if item is not MISSING and item is not None:
+            if item is not UNSET and item is not None:
                 encoded[each.name] = each.kind.encode(item)
         return encoded
 
@@ -225,7 +213,7 @@ class Record(Kind):
             if base is None and each.default is not None:
                 default = each.default()
             described.append({each.name: each.schema(f"{path}.{each.name}", default)})
-        return {"type": "record", "fields": described, **self.rules.attributes(integer=False)}
+        return {**super().schema(path), "fields": described}
 
     def expected(self) -> str:
         return "a map"

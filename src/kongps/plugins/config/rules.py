@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,18 @@ Number = Union[int, float]
 # for the open end: the greatest integer that a Lua number holds exactly, the greatest number.
 MAX_INTEGER = 2**53
 MAX_NUMBER = sys.float_info.max
+
+
+# The rules in words; `ge` and `le` together are "between".
+_WORDS = {
+    "ge": "of at least {}",
+    "le": "of at most {}",
+    "gt": "greater than {}",
+    "lt": "less than {}",
+    "multiple_of": "that is a multiple of {}",
+    "len_min": "no shorter than {}",
+    "len_max": "no longer than {}",
+}
 
 
 @dataclass(eq=False, repr=False)
@@ -43,35 +56,19 @@ class Rules:
 
     def with_meta(self, meta: Meta) -> Rules:
         """These rules and those of a ``msgspec.Meta``."""
-        return self._with(
-            ge=meta.ge,
-            gt=meta.gt,
-            le=meta.le,
-            lt=meta.lt,
-            multiple_of=meta.multiple_of,
-            len_min=meta.min_length,
-            len_max=meta.max_length,
-            pattern=meta.pattern,
-        )
+        names = ("ge", "gt", "le", "lt", "multiple_of", "pattern")
+        same = {name: getattr(meta, name) for name in names}
+        return self._with(len_min=meta.min_length, len_max=meta.max_length, **same)
 
     def with_field(self, given: Field) -> Rules:
         """These rules and those of a ``kongps.Field``."""
         low, high = given.between or (None, None)
-        return self._with(
-            ge=low,
-            le=high,
-            gt=given.gt,
-            len_min=given.len_min,
-            len_max=given.len_max,
-            match=given.match,
-            one_of=given.one_of,
-            referenceable=given.referenceable or None,
-            encrypted=given.encrypted or None,
-            extra=given.extra or None,
-        )
+        names = ("gt", "len_min", "len_max", "match", "one_of", "referenceable", "encrypted")
+        same = {name: getattr(given, name) for name in names}
+        return self._with(ge=low, le=high, extra=given.extra or None, **same)
 
     def _with(self, **changes: Any) -> Rules:
-        given = {name: value for name, value in changes.items() if value is not None}
+        given = {name: v for name, v in changes.items() if v is not None and v is not False}
         return replace(self, **given)
 
     @property
@@ -96,7 +93,11 @@ class Rules:
         """
         if self.one_of is not None and value not in self.one_of:
             return False
-        if self.numeric and not self._allow_number(value):
+        for name in ("ge", "gt", "le", "lt"):
+            bound = getattr(self, name)
+            if bound is not None and not getattr(operator, name)(value, bound):
+                return False
+        if self.multiple_of is not None and value % self.multiple_of:
             return False
         if self.len_min is not None and len(value) < self.len_min:
             return False
@@ -104,24 +105,15 @@ class Rules:
             return False
         return self.pattern is None or re.search(self.pattern, value) is not None
 
-    def _allow_number(self, value: Number) -> bool:
-        return (
-            (self.ge is None or value >= self.ge)
-            and (self.gt is None or value > self.gt)
-            and (self.le is None or value <= self.le)
-            and (self.lt is None or value < self.lt)
-            and (self.multiple_of is None or value % self.multiple_of == 0)
-        )
-
-    def attributes(self, *, integer: bool) -> dict[str, Any]:
+    def attributes(self, type_name: str) -> dict[str, Any]:
         """The rules as attributes of Kong's schema.
 
         What Kong has no attribute for (``multiple_of``, a regular expression) is left out, and
         checked when an instance starts.
 
-        :param integer: the type is ``integer``.
+        :param type_name: Kong's name of the type.
         """
-        out = self._bounds(integer=integer)
+        out = self._bounds(integer=type_name == "integer")
         for name in ("len_min", "len_max", "match"):
             if getattr(self, name) is not None:
                 out[name] = getattr(self, name)
@@ -134,46 +126,30 @@ class Rules:
         return out
 
     def _bounds(self, *, integer: bool) -> dict[str, Any]:
-        if integer:
-            lows = [v for v in (self.ge, None if self.gt is None else self.gt + 1) if v is not None]
-            highs = [
-                v for v in (self.le, None if self.lt is None else self.lt - 1) if v is not None
-            ]
-            if lows and not highs:
-                return {"gt": _plain(max(lows) - 1)}
-            if highs:
-                return {"between": [_plain(max(lows, default=-MAX_INTEGER)), _plain(min(highs))]}
-            return {}
+        step = int(integer)  # an integer greater than 3 is at least 4
+        lows = [v for v in (self.ge, None if self.gt is None else self.gt + step) if v is not None]
+        highs = [v for v in (self.le, None if self.lt is None else self.lt - step) if v is not None]
+        greatest = MAX_INTEGER if integer else MAX_NUMBER
         out: dict[str, Any] = {}
-        if self.gt is not None:
+        if integer and lows and not highs:
+            out["gt"] = _plain(max(lows) - 1)
+        elif self.gt is not None and not integer:
             out["gt"] = _plain(self.gt)
-        lows = [v for v in (self.ge, self.gt) if v is not None]
-        highs = [v for v in (self.le, self.lt) if v is not None]
-        if self.ge is not None or highs:
-            # With lt the schema allows lt itself; the instance still refuses it.
-            low, high = max(lows, default=-MAX_NUMBER), min(highs, default=MAX_NUMBER)
+        if highs or (self.ge is not None and not integer):
+            # For a number with lt the schema allows lt itself; the instance still refuses it.
+            low, high = max(lows, default=-greatest), min(highs, default=greatest)
             out["between"] = [_plain(low), _plain(high)]
         return out
 
     def words(self) -> str:
         """The rules as the end of a sentence that starts with the type: " of at least 1"."""
-        parts = []
+        parts = [
+            text.format(_plain(getattr(self, name)))
+            for name, text in _WORDS.items()
+            if getattr(self, name) is not None
+        ]
         if self.ge is not None and self.le is not None:
-            parts.append(f"between {_plain(self.ge)} and {_plain(self.le)}")
-        elif self.ge is not None:
-            parts.append(f"of at least {_plain(self.ge)}")
-        elif self.le is not None:
-            parts.append(f"of at most {_plain(self.le)}")
-        if self.gt is not None:
-            parts.append(f"greater than {_plain(self.gt)}")
-        if self.lt is not None:
-            parts.append(f"less than {_plain(self.lt)}")
-        if self.multiple_of is not None:
-            parts.append(f"that is a multiple of {_plain(self.multiple_of)}")
-        if self.len_min is not None:
-            parts.append(f"no shorter than {self.len_min}")
-        if self.len_max is not None:
-            parts.append(f"no longer than {self.len_max}")
+            parts[:2] = [f"between {_plain(self.ge)} and {_plain(self.le)}"]
         if self.pattern is not None:
             parts.append(f"that matches the regular expression {self.pattern!r}")
         if self.one_of is not None:

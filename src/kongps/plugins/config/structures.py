@@ -7,46 +7,21 @@ import dataclasses
 import enum
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 
 from kongps.errors import UnsupportedType
 from kongps.fields import UNSET, Field
-from kongps.plugins.config.hints import (
-    annotated_names,
-    field_hints,
-    is_not_required,
-    is_union,
-    unwrap_alias,
-)
-from kongps.plugins.config.kinds import (
-    Anything,
-    Array,
-    Choice,
-    FixedArray,
-    Kind,
-    Map,
-    Scalar,
-    SetOf,
-    Variant,
-    optional_kind,
-    scalar_type_name,
-)
+from kongps.plugins.config import hints, kinds
+from kongps.plugins.config.kinds import Array, Choice, Kind, Scalar
 from kongps.plugins.config.record import Record, StructureField, Style
 
 if TYPE_CHECKING:
     import msgspec
     from typing_extensions import TypeGuard
 
-__all__ = [
-    "Record",
-    "StructureField",
-    "has_fields",
-    "is_dataclass",
-    "is_struct",
-    "read_structure",
-]
+__all__ = ["Record", "has_fields", "is_dataclass", "is_struct", "read_structure"]
 
 _LISTS = {list, abc.Sequence, abc.MutableSequence, abc.Collection}
 _SETS = {set: set, abc.Set: set, abc.MutableSet: set, frozenset: frozenset}
@@ -60,7 +35,7 @@ _SUPPORTED = (
 
 def has_fields(cls: type) -> bool:
     """Whether `cls` has public annotated fields."""
-    return bool(annotated_names(cls))
+    return bool(hints.annotated_names(cls))
 
 
 # Whoever made a class or an annotation has imported what it is made with. These functions must not
@@ -92,17 +67,6 @@ def read_structure(cls: type, path: str = "config") -> Record:
     return _Reader().structure(cls, path)
 
 
-@dataclass(eq=False, repr=False)
-class _Annotation:
-    """What an annotation means: a kind, and properties of the field that has it."""
-
-    kind: Kind
-    nullable: bool = False
-    name: Optional[str] = None
-    required: Optional[bool] = None
-    default: Any = UNSET
-
-
 class _Reader:
     """Reads annotations; knows the structures that it is inside of."""
 
@@ -118,8 +82,11 @@ class _Reader:
         self._inside.append(cls)
         try:
             rows = _raw_fields(cls, style, path)
-            hints = _hints(cls, {row.attribute for row in rows}, path)
-            fields = tuple(self._field(row, hints[row.attribute], path) for row in rows)
+            names = {row.attribute for row in rows}
+            found = hints.field_hints(cls, names, path)
+            for name in names - set(found):
+                raise UnsupportedType(f"{path}.{name}", f"{cls.__name__}.{name} has no annotation")
+            fields = tuple(self._field(row, found[row.attribute], path) for row in rows)
         finally:
             self._inside.pop()
         seen: dict[str, str] = {}
@@ -130,40 +97,37 @@ class _Reader:
                     f"{seen[each.name]} and {each.attribute} of {cls.__name__} both have this name",
                 )
             seen[each.name] = each.attribute
-        return Record(cls=cls, style=style, fields=fields, frozen=_is_frozen(cls, style))
+        return Record(cls=cls, style=style, fields=fields)
 
     def _field(self, row: _Row, hint: Any, path: str) -> StructureField:
         found = self.read(hint, f"{path}.{row.name}")
-        return StructureField(
+        return replace(
+            found,
             attribute=row.attribute,
             name=found.name or row.name,
-            kind=found.kind,
-            nullable=found.nullable,
             default=row.default,
-            omissible=row.omissible or is_not_required(hint),
-            required=found.required,
-            shown_default=found.default,
+            omissible=row.omissible or hints.is_not_required(hint),
         )
 
-    def read(self, hint: Any, path: str) -> _Annotation:
-        """The kind that an annotation means, and the properties of the field in it."""
-        hint = unwrap_alias(hint)
+    def read(self, hint: Any, path: str) -> StructureField:
+        """What an annotation means: a kind, and properties of the field that has it."""
+        hint = hints.unwrap_alias(hint)
         if typing.get_origin(hint) is Annotated:
             return self._annotated(hint, path)
-        if is_union(hint):
+        if hints.is_union(hint):
             return self._union(typing.get_args(hint), path)
-        return _Annotation(self._kind(hint, path))
+        return StructureField(self._kind(hint, path))
 
     def element(self, hint: Any, path: str) -> Kind:
         """The kind of an element, which has no properties of a field."""
         found = self.read(hint, path)
-        if found.name is not None or found.required is not None or found.default is not UNSET:
+        if found.name or found.required is not None or found.shown_default is not UNSET:
             raise UnsupportedType(
                 path, "name, required and default of kongps.Field are for fields, not elements"
             )
-        return optional_kind(found.kind, found.nullable)
+        return kinds.Nullable(kind=found.kind) if found.nullable else found.kind
 
-    def _annotated(self, hint: Any, path: str) -> _Annotation:
+    def _annotated(self, hint: Any, path: str) -> StructureField:
         found = self.read(hint.__origin__, path)
         rules = found.kind.rules
         changes: dict[str, Any] = {}
@@ -176,28 +140,28 @@ class _Reader:
                     if getattr(extra, name) is not None:
                         changes[name] = getattr(extra, name)
                 if extra.default is not UNSET:
-                    changes["default"] = extra.default
+                    changes["shown_default"] = extra.default
             elif isinstance(extra, type) and issubclass(extra, Field):
                 raise UnsupportedType(path, "kongps.Field in an annotation needs its parentheses")
         if rules != found.kind.rules:
             changes["kind"] = found.kind.with_rules(rules, path)
         return replace(found, **changes)
 
-    def _union(self, members: tuple[Any, ...], path: str) -> _Annotation:
+    def _union(self, members: tuple[Any, ...], path: str) -> StructureField:
         some = [member for member in members if member is not type(None)]
         nullable = len(some) < len(members)
         if len(some) == 1:
             return replace(self.read(some[0], path), nullable=nullable)
         if set(some) == {int, float}:
-            return _Annotation(Scalar.of(Union[int, float]), nullable)
-        kinds = tuple(self.element(member, path) for member in some)
-        if any(isinstance(kind, Record) for kind in kinds):
+            return StructureField(Scalar.of(Union[int, float]), nullable)
+        variants = tuple(self.element(member, path) for member in some)
+        if any(isinstance(kind, Record) for kind in variants):
             raise UnsupportedType(path, "a union of structures is not possible; use one of them")
-        return _Annotation(Variant(kinds=kinds), nullable)
+        return StructureField(kinds.Variant(kinds=variants), nullable)
 
     def _kind(self, hint: Any, path: str) -> Kind:
         if hint is Any or hint is object:
-            return Anything()
+            return kinds.ANY_VALUE
         if hint in (str, int, float, bool):
             return Scalar.of(hint)
         origin = typing.get_origin(hint) or hint
@@ -217,11 +181,11 @@ class _Reader:
         raise _unsupported(hint, path)
 
     def _element_of(self, args: tuple[Any, ...], path: str) -> Kind:
-        return self.element(args[0], f"{path}[]") if args else Anything()
+        return self.element(args[0], f"{path}[]") if args else kinds.ANY_VALUE
 
     def _literal(self, hint: Any, path: str) -> Kind:
         values = typing.get_args(hint)
-        type_name = scalar_type_name(values)
+        type_name = _scalar_type_name(values)
         if type_name is None:
             raise UnsupportedType(path, "a Literal must list strings only, or integers only")
         return Choice(python_type=hint, values=values, type_name=type_name)
@@ -229,26 +193,26 @@ class _Reader:
     def _tuple(self, args: tuple[Any, ...], path: str) -> Kind:
         if not args or (len(args) == 2 and args[1] is ...):
             return Array(element=self._element_of(args, path), build=tuple)
-        return FixedArray(elements=tuple(self.element(arg, f"{path}[]") for arg in args))
+        return kinds.FixedArray(elements=tuple(self.element(arg, f"{path}[]") for arg in args))
 
     def _set(self, origin: Any, args: tuple[Any, ...], path: str) -> Kind:
         element = self._element_of(args, path)
         if args and not isinstance(element, (Scalar, Choice)):
             raise UnsupportedType(path, "a set holds strings, numbers or booleans")
-        return SetOf(element=element, build=_SETS[origin])
+        return Array(element=element, build=_SETS[origin], type_name="set")
 
     def _map(self, args: tuple[Any, ...], path: str) -> Kind:
         if not args:
-            return Map(key=Scalar.of(str), value=Anything())
+            return kinds.Map(key=Scalar.of(str), value=kinds.ANY_VALUE)
         key = self.element(args[0], f"{path} (a key)")
         if not isinstance(key, (Scalar, Choice)) or key.type_name != "string":
             raise UnsupportedType(path, "the keys of a map are strings")
-        return Map(key=key, value=self.element(args[1], f"{path}.*"))
+        return kinds.Map(key=key, value=self.element(args[1], f"{path}.*"))
 
     def _class(self, cls: type, path: str) -> Kind:
         if issubclass(cls, enum.Enum):
             values = tuple(member.value for member in cls)
-            type_name = scalar_type_name(values)
+            type_name = _scalar_type_name(values)
             if type_name is None or issubclass(cls, enum.Flag):
                 raise UnsupportedType(path, "an Enum must have strings only, or integers only")
             return Choice(python_type=cls, values=values, type_name=type_name)
@@ -288,24 +252,23 @@ def _style(cls: type) -> Style:
     return "plain"
 
 
-def _is_frozen(cls: Any, style: Style) -> bool:
-    if style == "dataclass":
-        return bool(cls.__dataclass_params__.frozen)
-    return style == "struct" and bool(cls.__struct_config__.frozen)
-
-
-def _hints(cls: type, names: set[str], path: str) -> dict[str, Any]:
-    try:
-        hints = field_hints(cls, names)
-    except TypeError as error:
-        raise UnsupportedType(path, str(error)) from error
-    for name in names - set(hints):
-        raise UnsupportedType(f"{path}.{name}", f"{cls.__name__}.{name} has no annotation")
-    return hints
+def _scalar_type_name(values: Iterable[Any]) -> Optional[str]:
+    """Kong's type for all of `values`, strings or integers; None for a mixture or other types."""
+    types = {type(value) for value in values}
+    if types == {str}:
+        return "string"
+    return "integer" if types == {int} else None
 
 
 def _always(value: Any) -> Callable[[], Any]:
     return lambda: value
+
+
+def _default_of(each: Any, missing: object) -> Optional[Callable[[], Any]]:
+    """What makes the default of a dataclass's or Struct's field; None without."""
+    if each.default_factory is not missing:
+        return each.default_factory  # type: ignore[no-any-return]
+    return None if each.default is missing else _always(each.default)
 
 
 def _raw_fields(cls: Any, style: Style, path: str) -> list[_Row]:
@@ -322,7 +285,7 @@ def _raw_fields(cls: Any, style: Style, path: str) -> list[_Row]:
     if style == "typeddict":
         return [
             _Row(name, name, omissible=name not in cls.__required_keys__)
-            for name in annotated_names(cls)
+            for name in hints.annotated_names(cls)
         ]
     return _plain_rows(cls, path)
 
@@ -335,21 +298,14 @@ def _private_without_default(cls: type, name: str, path: str) -> UnsupportedType
     )
 
 
-def _is_init_var(each: Any) -> bool:
-    return getattr(getattr(each, "_field_type", None), "name", "") == "_FIELD_INITVAR"
-
-
 def _dataclass_rows(cls: Any, path: str) -> list[_Row]:
     rows = []
     for each in cls.__dataclass_fields__.values():
-        if _is_init_var(each) and each.default is dataclasses.MISSING:
+        is_init_var = getattr(each._field_type, "name", "") == "_FIELD_INITVAR"
+        if is_init_var and each.default is dataclasses.MISSING:
             raise UnsupportedType(path, f"{cls.__name__}.{each.name}, an InitVar, needs a default")
     for each in dataclasses.fields(cls):
-        default: Optional[Callable[[], Any]] = None
-        if each.default_factory is not dataclasses.MISSING:
-            default = each.default_factory
-        elif each.default is not dataclasses.MISSING:
-            default = _always(each.default)
+        default = _default_of(each, dataclasses.MISSING)
         if each.name.startswith("_"):
             if default is None and each.init:
                 raise _private_without_default(cls, each.name, path)
@@ -369,11 +325,7 @@ def _struct_rows(cls: Any, path: str) -> list[_Row]:
             path, f"the annotations of {cls.__name__} cannot be evaluated: {error}"
         ) from error
     for each in fields:
-        default: Optional[Callable[[], Any]] = None
-        if each.default_factory is not msgspec.NODEFAULT:
-            default = each.default_factory
-        elif each.default is not msgspec.NODEFAULT:
-            default = _always(each.default)
+        default = _default_of(each, msgspec.NODEFAULT)
         if not each.name.startswith("_"):
             rows.append(_Row(each.name, each.encode_name, default))
         elif default is None:
@@ -394,5 +346,5 @@ def _plain_rows(cls: Any, path: str) -> list[_Row]:
     # to it, and `value_of` finds it there.
     return [
         _Row(name, name, _always(getattr(made, name)) if hasattr(made, name) else None)
-        for name in annotated_names(cls)
+        for name in hints.annotated_names(cls)
     ]
