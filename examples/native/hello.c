@@ -1,6 +1,4 @@
-/* Sets a response header: a native plugin in C. Build it with:
- *     kongps build hello.c -o PLUGINS_DIRECTORY
- */
+/* Greets: a native plugin in C. Build it with: kongps build hello.c -o PLUGINS_DIRECTORY */
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,4 @@
-// Sets a response header: a native plugin in C++. Build it with:
-//     kongps build hello_cpp.cpp -o PLUGINS_DIRECTORY
+// Greets: a native plugin in C++. Build it with: kongps build hello_cpp.cpp -o PLUGINS_DIRECTORY
 
 #include <cstdio>
 #include <exception>

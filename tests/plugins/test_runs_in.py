@@ -28,7 +28,7 @@ def write(path: Path, text: str) -> Path:
 def placed(directory: Path, text: str) -> tuple[str, str]:
     write(directory / "one.py", text)
     plugin = load_plugin(directory, "one")
-    return plugin.runs_in, plugin.runs_in_reason
+    return plugin.placed
 
 
 def test_a_plain_handler_runs_inline(tmp_path: Path) -> None:
@@ -139,11 +139,11 @@ def test_the_modules_of_a_package_and_those_beside_it_count(tmp_path: Path) -> N
     write(tmp_path / "_shared.py", "import socket\n")
     write(tmp_path / "apart.py", PLAIN)
     plugins = load_directory(tmp_path).plugins
-    assert plugins["whole"].runs_in_reason == (
+    assert plugins["whole"].placed.reason == (
         "it uses subprocess (rules.py, line 1): other processes"
     )
-    assert plugins["beside"].runs_in_reason == "it uses socket (_shared.py, line 1): the network"
-    assert plugins["apart"].runs_in == "inline"
+    assert plugins["beside"].placed.reason == "it uses socket (_shared.py, line 1): the network"
+    assert plugins["apart"].placed.runs_in == "inline"
 
 
 @pytest.mark.parametrize(
@@ -171,10 +171,10 @@ def test_the_globals_of_a_compiled_plugin_count(tmp_path: Path) -> None:
         source = write(tmp_path / "sources" / f"{name}.py", text)
         build(str(source), output=str(tmp_path / "plugins"), progress=lambda line: None)
     plugins = load_directory(tmp_path / "plugins").plugins
-    assert {name: plugin.runs_in for name, plugin in plugins.items()} == {
+    assert {name: plugin.placed.runs_in for name, plugin in plugins.items()} == {
         "imports": "threads", "locks": "threads", "quick": "inline", "sleeps": "threads",
     }  # fmt: skip
-    assert plugins["imports"].runs_in_reason == (
+    assert plugins["imports"].placed.reason == (
         "it uses sqlite3: objects that belong to one thread"
     )
 
@@ -197,7 +197,9 @@ def test_a_plugin_that_is_missing_has_no_handlers() -> None:
 
 
 def test_where_the_handlers_of_the_examples_run() -> None:
-    assert {name: each.runs_in for name, each in load_directory(EXAMPLES).plugins.items()} == {
+    assert {
+        name: each.placed.runs_in for name, each in load_directory(EXAMPLES).plugins.items()
+    } == {
         "async_gate": "asyncio",
         "hello": "inline",
         "hello_go": "inline",
@@ -212,4 +214,4 @@ def test_where_the_handlers_of_the_benchmarks_run(tmp_path: Path) -> None:
     for file in (ROOT / "benchmarks" / "plugins").glob("*.py"):
         shutil.copy(file, tmp_path)
     for name, plugin in load_directory(tmp_path).plugins.items():
-        assert plugin.runs_in == "inline", name
+        assert plugin.placed.runs_in == "inline", name

@@ -37,8 +37,9 @@ def complete(
         "schema": {},
         "make": dict,
         "handlers": {},
-        "pdk": lambda: kong,
+        "pdk": "",
         "place": lambda: Placed(runs_in, "the test says so"),
         **fields,
     }
     Plugin.__init__(plugin, name, **whole)
+    plugin.kong = kong

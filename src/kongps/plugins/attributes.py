@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Optional
 
-from kongps.plugins.source import Source, shown, static_attribute
+from kongps.plugins.source import Source, shown
 from kongps.settings import ON_ERROR
 
 __all__ = [
@@ -60,7 +60,9 @@ def _is_code(value: Any) -> bool:
 
 def _is_slot(holder: Any, name: str) -> bool:
     """Whether an attribute of a class stands for an attribute of its objects."""
-    return isinstance(holder, type) and hasattr(static_attribute(holder, name), "__get__")
+    return isinstance(holder, type) and hasattr(
+        inspect.getattr_static(holder, name, None), "__get__"
+    )
 
 
 def read_version(source: Source, value: Any, *, strict: bool) -> str:

@@ -3,54 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 from kongps.phases import PHASE_NAMES
 from kongps.plugins.plugin import HOOKS
-from kongps.plugins.source import Source, static_attribute
+from kongps.plugins.source import Source
 
-__all__ = [
-    "EXPECTED",
-    "Arguments",
-    "arguments_of",
-    "checked_handlers",
-    "coroutines_of",
-    "handler_names",
-]
+__all__ = ["EXPECTED", "checked_handlers", "coroutines_of", "handler_names"]
 
 EXPECTED = (
     "expected New(), a class Plugin or Config, or one class with handlers "
     f"({', '.join(PHASE_NAMES)}, each a method that takes kong)"
 )
-
-
-class Arguments(NamedTuple):
-    """The arguments by position that a function takes.
-
-    :ivar needed: how many have no default.
-    :ivar named: how many have a name.
-    :ivar further: whether it takes any number of others.
-    """
-
-    needed: int
-    named: int
-    further: bool
-
-
-def arguments_of(function: Any) -> Arguments:
-    """The arguments of a function.
-
-    :raises TypeError, ValueError: when it cannot be known, as for some compiled functions.
-    """
-    parameters = inspect.signature(function).parameters.values()
-    named = [
-        each
-        for each in parameters
-        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-    ]
-    needed = [each for each in named if each.default is each.empty]
-    further = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    return Arguments(len(needed), len(named), further)
 
 
 def handler_names(cls: Any, *, capitals: bool = True) -> dict[str, str]:
@@ -82,37 +47,34 @@ def checked_handlers(source: Source, cls: Any, *, capitals: bool = True) -> dict
 def is_coroutine_function(function: Any) -> bool:
     """Whether a function is ``async def``, also one that Cython has compiled."""
     function = inspect.unwrap(function)
-    if inspect.iscoroutinefunction(function):
-        return True
-    return type(function).__name__ == "cython_function_or_method" and bool(
-        getattr(function, "_is_coroutine", False)
+    compiled = type(function).__name__ == "cython_function_or_method"
+    return inspect.iscoroutinefunction(function) or (
+        compiled and bool(getattr(function, "_is_coroutine", False))
     )
 
 
 def coroutines_of(cls: Any, handlers: dict[str, str]) -> frozenset[str]:
     """The phases whose handlers are ``async def``, and the hooks that are."""
-    names = {what: [name] for what, name in handlers.items()}
-    names.update((hook, [n for n in named if hasattr(cls, n)]) for hook, named in HOOKS.items())
+    names: dict[str, Iterable[str]] = {**HOOKS}
+    names.update((phase, [name]) for phase, name in handlers.items())
     return frozenset(
         what
-        for what, found in names.items()
-        if found and is_coroutine_function(getattr(cls, found[0]))
+        for what, written in names.items()
+        if any(is_coroutine_function(getattr(cls, name, None)) for name in written)
     )
 
 
 def _check_handler(source: Source, cls: Any, name: str, *, coroutines: bool) -> None:
-    method = static_attribute(cls, name)
+    method = inspect.getattr_static(cls, name)
     what = f"{cls.__name__}.{name}"
     function = inspect.unwrap(getattr(method, "__func__", method))
-    if inspect.isasyncgenfunction(function):
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise source.error(f"{what} is a generator: nothing would run it; use return, not yield")
     if not coroutines and is_coroutine_function(function):
         raise source.error(
             f"{what}: handlers of kong-python-pdk's layout cannot be async; annotate the class's "
             "fields and leave out __init__, or use def"
         )
-    if inspect.isgeneratorfunction(function):
-        raise source.error(f"{what} is a generator: nothing would run it; use return, not yield")
     bound = isinstance(method, (staticmethod, classmethod))
     try:
         signature = inspect.signature(getattr(cls, name))

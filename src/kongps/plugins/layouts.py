@@ -26,41 +26,30 @@ before the first event and when the instance is closed.
 from __future__ import annotations
 
 import copy
+import inspect
 import types
 from collections.abc import Callable, Iterable
 from typing import Any, Optional
 
-from kongps.errors import SchemaError, UnsupportedType
+from kongps.errors import SchemaError
 from kongps.phases import PHASE_NAMES
-from kongps.plugins.attributes import (
-    DEFAULT_VERSION,
-    attribute,
-    read_flag,
-    read_on_error,
-    read_priority,
-    read_version,
-)
+from kongps.plugins import attributes
+from kongps.plugins.attributes import attribute
 from kongps.plugins.config import Record, read_structure
 from kongps.plugins.config.structures import has_fields, is_dataclass, is_struct
-from kongps.plugins.handlers import (
-    EXPECTED,
-    arguments_of,
-    checked_handlers,
-    coroutines_of,
-    handler_names,
-)
-from kongps.plugins.plugin import (
-    Placed,
-    Plugin,
-    bare_pdk,
-    lua_style_pdk,
-    python_style_pdk,
-    typed_pdk,
-)
+from kongps.plugins.handlers import EXPECTED, checked_handlers, coroutines_of, handler_names
+from kongps.plugins.plugin import Placed, Plugin
 from kongps.plugins.schema import assemble, own_schema
 from kongps.plugins.source import Source, shown
 
 __all__ = ["find", "native_plugin"]
+
+# What handlers get: the typed PDK, or any name after ``kong.``, with exceptions or, as in
+# kong-python-pdk, with ``(value, err)``. Native plugins name PDK functions themselves.
+TYPED = "kongps.pdk:Kong"
+PLAIN = "kongps.kong_pdk.pdk:PlainKong"
+LUA_STYLE = "kongps.kong_pdk.pdk:LuaStyleKong"
+NATIVE = "kongps.core.dispatch.namespace:Namespace"
 
 
 def find(source: Source, cls: Optional[type] = None, *, lua_style: bool = True) -> Plugin:
@@ -72,7 +61,11 @@ def find(source: Source, cls: Optional[type] = None, *, lua_style: bool = True) 
     """
     new = None if cls is not None else getattr(source.module, "New", None)
     if new is not None:
-        return _structure_plugin(source, new=_checked_new(source, new))
+        if not callable(new):
+            raise source.error(
+                f"New is {shown(new)}; it must be a function that returns the plugin"
+            )
+        return _structure_plugin(source, new=new)
     chosen = cls if cls is not None else _chosen_class(source)
     if _is_made_with_config(chosen):
         return _config_plugin(source, chosen, lua_style=lua_style)
@@ -80,12 +73,6 @@ def find(source: Source, cls: Optional[type] = None, *, lua_style: bool = True) 
 
 
 # Which class
-
-
-def _checked_new(source: Source, new: Any) -> Callable[[], Any]:
-    if not callable(new):
-        raise source.error(f"New is {shown(new)}; it must be a function that returns the plugin")
-    return new  # type: ignore[no-any-return]
 
 
 def _chosen_class(source: Source) -> type:
@@ -139,13 +126,20 @@ def _is_made_with_config(cls: Any) -> bool:
     if cls.__init__ is object.__init__ or hasattr(cls, "__attrs_attrs__"):
         return False
     try:
-        takes = arguments_of(cls.__init__)
+        parameters = inspect.signature(cls.__init__).parameters.values()
     except (TypeError, ValueError):
         return not has_fields(cls)
-    if takes.needed > 1:  # self and more
-        return takes.needed == 2
+    by_position = [
+        each
+        for each in parameters
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    needed = [each for each in by_position if each.default is each.empty]
+    if len(needed) > 1:  # self and more
+        return len(needed) == 2
     # Of a compiled class it may only be known that it takes any arguments.
-    return not has_fields(cls) and (takes.named > 1 or (takes.named == 1 and takes.further))
+    further = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    return not has_fields(cls) and len(by_position) + further > 1
 
 
 def _config_plugin(source: Source, cls: type, *, lua_style: bool) -> Plugin:
@@ -155,20 +149,16 @@ def _config_plugin(source: Source, cls: type, *, lua_style: bool) -> Plugin:
         # The server keeps the configuration: what the plugin does to its own stays with it.
         return cls(copy.deepcopy(config))
 
-    try:
-        written = attribute(source, cls, ("Schema", "schema"))
-        schema = own_schema(source.name, () if written is None else written)
-    except SchemaError as error:
-        raise source.error(str(error)) from None
+    written = attribute(source, cls, ("Schema", "schema"))
     return _plugin(
         source,
         cls,
         (),
-        schema=schema,
+        schema=_own_schema(source, () if written is None else written),
         make=make,
         handlers=handlers,
         coroutines=frozenset(),
-        pdk=lua_style_pdk if lua_style else python_style_pdk,
+        pdk=LUA_STYLE if lua_style else PLAIN,
     )
 
 
@@ -182,11 +172,8 @@ def _structure_plugin(
         if cls.__module__ == "builtins":
             raise source.error(f"New() returns {shown(sample)}; it must return the plugin's object")
     handlers = checked_handlers(source, cls)
-    try:
-        record: Record = source.call(lambda: read_structure(cls), f"reading {cls.__name__}")
-        schema = source.call(lambda: _schema(source, cls, record, sample), "deriving the schema")
-    except UnsupportedType as error:
-        raise source.error(str(error)) from error
+    record: Record = source.call(lambda: read_structure(cls), f"reading {cls.__name__}")
+    schema = source.call(lambda: _schema(source, cls, record, sample), "deriving the schema")
     names = [each.attribute for each in record.fields]
     if not names and sample is not None:
         _check_annotated(source, sample)
@@ -204,7 +191,7 @@ def _structure_plugin(
         make=make,
         handlers=handlers,
         coroutines=coroutines_of(cls, handlers),
-        pdk=typed_pdk,
+        pdk=TYPED,
     )
 
 
@@ -216,18 +203,14 @@ def native_plugin(source: Source) -> Plugin:
     from kongps.compiled.native import NativeLibrary
 
     library = NativeLibrary(source.name, source.path)
-    try:
-        schema = own_schema(source.name, library.schema)
-    except SchemaError as error:
-        raise source.error(str(error)) from None
     return Plugin(
         source.name,
-        version=library.version or DEFAULT_VERSION,
+        version=library.version or attributes.DEFAULT_VERSION,
         priority=library.priority,
-        schema=schema,
+        schema=_own_schema(source, library.schema),
         make=library.new_instance,
         handlers={phase: phase for phase in library.phases},
-        pdk=bare_pdk,
+        pdk=NATIVE,
         place=lambda: Placed("inline", "it is a native plugin"),
         path=source.path,
         modified=source.modified,
@@ -243,15 +226,15 @@ def _plugin(
     make: Callable[[dict[str, Any]], Any],
     handlers: dict[str, str],
     coroutines: frozenset[str],
-    pdk: Callable[[], Any],
+    pdk: str,
 ) -> Plugin:
     """The plugin, with what the attributes of its class or module say."""
 
     def written(*names: str) -> Any:
         return attribute(source, cls, names, fields)
 
-    blocking = read_flag(source, "blocking", written("blocking"))
-    pipelined = read_flag(source, "pipelining", written("pipelining"))
+    blocking = attributes.read_flag(source, "blocking", written("blocking"))
+    pipelined = attributes.read_flag(source, "pipelining", written("pipelining"))
 
     def placed() -> Placed:
         from kongps.plugins.runs_in import place
@@ -262,20 +245,20 @@ def _plugin(
             phases=handlers,
             coroutines=coroutines,
             blocking=blocking,
-            made_for_threads=pdk is not typed_pdk,
+            made_for_threads=pdk != TYPED,
         )
 
     return Plugin(
         source.name,
-        version=read_version(source, written("version", "Version"), strict=pdk is typed_pdk),
-        priority=read_priority(source, written("priority", "Priority")),
+        version=attributes.read_version(source, written("version", "Version"), strict=pdk == TYPED),
+        priority=attributes.read_priority(source, written("priority", "Priority")),
         schema=schema,
         make=make,
         handlers=handlers,
         pdk=pdk,
         place=placed,
         pipelined=pipelined is not False,
-        on_error=read_on_error(source, written("on_error")),
+        on_error=attributes.read_on_error(source, written("on_error")),
         blocking=blocking,
         coroutines=coroutines,
         path=source.path,
@@ -299,18 +282,17 @@ def _schema(source: Source, cls: Any, record: Record, sample: Any) -> dict[str, 
     written = attribute(source, cls, ("Schema", "schema"), names)
     plugin_fields = attribute(source, cls, ("plugin_fields",), names)
     entity_checks = attribute(source, cls, ("entity_checks",), names)
-    try:
-        if written is None:
-            return assemble(
-                source.name, record.schema("config", sample), plugin_fields or (), entity_checks
-            )
-        whole = own_schema(source.name, written)
-        if plugin_fields is None and entity_checks is None:
-            return whole
-        if isinstance(written, dict):
-            raise SchemaError("Schema is a whole schema; put plugin_fields and entity_checks in it")
-        return assemble(
-            source.name, whole["fields"][-1]["config"], plugin_fields or (), entity_checks
-        )
-    except SchemaError as error:
-        raise source.error(str(error)) from None
+    if written is None:
+        config = record.schema("config", sample)
+    elif plugin_fields is None and entity_checks is None:
+        return own_schema(source.name, written)
+    elif isinstance(written, dict):
+        raise SchemaError("Schema is a whole schema; put plugin_fields and entity_checks in it")
+    else:
+        config = own_schema(source.name, written)["fields"][-1]["config"]
+    return assemble(source.name, config, plugin_fields or (), entity_checks)
+
+
+def _own_schema(source: Source, written: Any) -> dict[str, Any]:
+    schema: dict[str, Any] = source.call(lambda: own_schema(source.name, written), "the schema")
+    return schema

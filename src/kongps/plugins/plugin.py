@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pkgutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Optional
 
 from kongps.errors import KongpsError
@@ -12,48 +15,7 @@ from kongps.phases import PHASE_NAMES
 if TYPE_CHECKING:
     from kongps.core.dispatch.namespace import Namespace
 
-__all__ = [
-    "HOOKS",
-    "Placed",
-    "Plugin",
-    "bare_pdk",
-    "lua_style_pdk",
-    "missing_plugin",
-    "python_style_pdk",
-    "typed_pdk",
-]
-
-# What a handler gets as its argument, by the way its plugin was written. Imported when the first
-# instance starts: `kongps dump` needs none of them.
-
-
-def typed_pdk() -> type[Namespace]:
-    """The typed PDK, for plugins with a structure."""
-    from kongps.pdk import Kong
-
-    return Kong
-
-
-def lua_style_pdk() -> type[Namespace]:
-    """Any name after ``kong.``, with ``(value, err)``: kong-python-pdk's layout."""
-    from kongps.kong_pdk.pdk import LuaStyleKong
-
-    return LuaStyleKong
-
-
-def python_style_pdk() -> type[Namespace]:
-    """Any name after ``kong.``, with exceptions: that layout with ``--no-lua-style``."""
-    from kongps.kong_pdk.pdk import PlainKong
-
-    return PlainKong
-
-
-def bare_pdk() -> type[Namespace]:
-    """No more than the event: native plugins name PDK functions themselves."""
-    from kongps.core.dispatch.namespace import Namespace
-
-    return Namespace
-
+__all__ = ["HOOKS", "Placed", "Plugin", "missing_plugin"]
 
 # What is called once for each object: by which names a plugin has it.
 HOOKS = {"start": ("start", "Start"), "close": ("close", "Close")}
@@ -70,14 +32,20 @@ class Placed(NamedTuple):
     reason: str
 
 
+@dataclass(eq=False, repr=False)
 class Plugin:
     """A plugin, whichever way it was written. The loader makes it complete; nothing is added.
 
     :ivar name: its name in Kong.
     :ivar version: such as ``1.0.0``; Kong from 3.0 on wants up to three numbers.
     :ivar priority: Kong runs plugins with a higher priority first.
-    :ivar phases: the phases it has handlers for, in Kong's order.
     :ivar schema: the whole schema, ``{"name": …, "fields": […]}``, JSON values only.
+    :ivar make: makes the plugin's object from a configuration.
+    :ivar handlers: the names of the object's handlers, by phase.
+    :ivar pdk: the class of what its handlers get, ``MODULE:NAME``. Imported when the first instance
+        starts: ``kongps dump`` needs no PDK.
+    :ivar place: decides where its handlers run, see :mod:`kongps.plugins.runs_in`. Called when
+        that is first needed, which ``kongps dump`` never does.
     :ivar pipelined: whether PDK calls without a result need not be waited for, over ProtoBuf:1.
     :ivar on_error: what becomes of a request whose handler failed: ``open`` lets it through,
         ``closed`` ends it with a 500, None: as the server's setting says.
@@ -88,57 +56,36 @@ class Plugin:
     :ivar path: the file it was loaded from; empty when it came from an object.
     :ivar modified: when that file was changed, in seconds since the epoch.
     :ivar loaded: when it was loaded, in seconds since the epoch.
-
-    :param make: makes the plugin's object from a configuration.
-    :param handlers: the names of the object's handlers, by phase.
-    :param pdk: gives the class of what its handlers get.
-    :param place: decides where its handlers run, see :mod:`kongps.plugins.runs_in`. Called when
-        that is first needed, which ``kongps dump`` never does.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        version: str,
-        priority: int,
-        schema: dict[str, Any],
-        make: Callable[[dict[str, Any]], Any],
-        handlers: Mapping[str, str],
-        pdk: Callable[[], type[Namespace]],
-        place: Callable[[], Placed],
-        pipelined: bool = True,
-        on_error: Optional[str] = None,
-        blocking: Optional[bool] = None,
-        coroutines: frozenset[str] = frozenset(),
-        path: str = "",
-        modified: float = 0.0,
-    ) -> None:
-        self.name = name
-        self.version = version
-        self.priority = priority
-        self.schema = schema
-        self.phases = tuple(phase for phase in PHASE_NAMES if phase in handlers)
-        self.pipelined = pipelined
-        self.on_error = on_error
-        self.blocking = blocking
-        self.coroutines = coroutines
-        self.path = path
-        self.modified = modified
-        self.loaded = time.time()
-        self._make = make
-        self._handlers = dict(handlers)
-        self._pdk = pdk
-        self._place = place
-        self._placed: Optional[Placed] = None
+    name: str
+    version: str
+    priority: int
+    schema: dict[str, Any]
+    make: Callable[[dict[str, Any]], Any]
+    handlers: Mapping[str, str]
+    pdk: str
+    place: Callable[[], Placed]
+    pipelined: bool = True
+    on_error: Optional[str] = None
+    blocking: Optional[bool] = None
+    coroutines: frozenset[str] = frozenset()
+    path: str = ""
+    modified: float = 0.0
+    loaded: float = field(default_factory=time.time)
 
     def __repr__(self) -> str:
         return f"<Plugin {self.name} {self.version} ({', '.join(self.phases)})>"
 
     @property
+    def phases(self) -> tuple[str, ...]:
+        """The phases it has handlers for, in Kong's order."""
+        return tuple(phase for phase in PHASE_NAMES if phase in self.handlers)
+
+    @cached_property
     def kong(self) -> type[Namespace]:
         """The class of what a handler gets as its argument."""
-        return self._pdk()
+        return pkgutil.resolve_name(self.pdk)  # type: ignore[no-any-return]
 
     @property
     def async_kong(self) -> type[Namespace]:
@@ -147,35 +94,24 @@ class Plugin:
 
         return AsyncKong
 
-    @property
+    @cached_property
     def placed(self) -> Placed:
-        """Where its handlers run, and why, as decided once for the plugin."""
-        if self._placed is None:
-            self._placed = self._place()
-        return self._placed
-
-    @property
-    def runs_in(self) -> str:
-        """Where its plain handlers run: ``inline`` or ``threads``; ``asyncio`` if it has none."""
-        return self.placed.runs_in
-
-    @property
-    def runs_in_reason(self) -> str:
-        """Why, in a clause that follows the plugin's name: ``it imports threading (line 3)``."""
-        return self.placed.reason
+        """Where its plain handlers run, and why; ``asyncio`` if it has none."""
+        return self.place()
 
     def where(self, what: str) -> str:
         """Where one of its functions runs: ``inline``, ``threads`` or ``asyncio``.
 
         :param what: a phase, or ``start`` or ``close``.
         """
-        return "asyncio" if what in self.coroutines else self.runs_in
+        return "asyncio" if what in self.coroutines else self.placed.runs_in
 
     def describe_where(self) -> str:
         """Where its handlers run and why, in a line for the log and ``kongps doctor``."""
+        runs_in, reason = self.placed
         places = {"inline": "inline", "threads": "in threads", "asyncio": "under asyncio"}
-        text = f"its handlers run {places[self.runs_in]}: {self.runs_in_reason}"
-        apart = [phase for phase in self.phases if self.where(phase) != self.runs_in]
+        text = f"its handlers run {places[runs_in]}: {reason}"
+        apart = [phase for phase in self.phases if self.where(phase) != runs_in]
         return f"{text}; {', '.join(apart)} under asyncio: async def" if apart else text
 
     def new(self, config: dict[str, Any]) -> dict[str, Callable[..., Any]]:
@@ -187,13 +123,13 @@ class Plugin:
         :raises ConfigError: when the configuration does not fit the plugin's structure.
         :raises Exception: whatever the plugin's constructor raised.
         """
-        made = self._make(config)
-        handlers = {phase: getattr(made, name) for phase, name in self._handlers.items()}
+        made = self.make(config)
+        called = {phase: getattr(made, name) for phase, name in self.handlers.items()}
         for hook, names in HOOKS.items():
-            found = _method(made, names)
-            if found is not None:
-                handlers[hook] = found
-        return handlers
+            found = [name for name in names if callable(getattr(type(made), name, None))]
+            if found:
+                called[hook] = getattr(made, found[0])
+        return called
 
     def info(self) -> dict[str, Any]:
         """What Kong asks of a plugin: Name, Phases, Version, Priority and Schema."""
@@ -222,13 +158,6 @@ def missing_plugin(name: str) -> Plugin:
         schema={},
         make=make,
         handlers={},
-        pdk=bare_pdk,
+        pdk="kongps.core.dispatch.namespace:Namespace",
         place=lambda: Placed("inline", "it has no handlers"),
     )
-
-
-def _method(made: object, names: tuple[str, ...]) -> Optional[Callable[[], Any]]:
-    for name in names:
-        if callable(getattr(type(made), name, None)):
-            return getattr(made, name)  # type: ignore[no-any-return]
-    return None

@@ -6,9 +6,9 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
-from kongps.errors import PluginError, UnsupportedType
+from kongps.errors import PluginError, SchemaError, UnsupportedType
 
-__all__ = ["Source", "shown", "static_attribute"]
+__all__ = ["Source", "shown"]
 
 
 class Source(NamedTuple):
@@ -31,21 +31,18 @@ class Source(NamedTuple):
         return PluginError(self.name, f"{self.path}: {reason}" if self.path else reason)
 
     def call(self, function: Callable[[], Any], what: str) -> Any:
-        """Calls plugin code while the plugin is loaded.
+        """Calls plugin code, or what reads it, while the plugin is loaded.
 
-        :raises PluginError: when it raises anything; an UnsupportedType is passed on.
+        :raises PluginError: when it raises anything.
         """
         try:
             return function()
-        except (PluginError, UnsupportedType):
+        except PluginError:
             raise
+        except (SchemaError, UnsupportedType) as error:
+            raise self.error(str(error)) from error
         except BaseException as error:
             raise PluginError(self.name, f"{what} failed: {self.describe(error)}") from error
-
-
-def static_attribute(cls: type, name: str) -> Any:
-    """The attribute of a class or a base of it, as it is stored: a descriptor is not called."""
-    return next((vars(each)[name] for each in cls.__mro__ if name in vars(each)), None)
 
 
 def shown(value: object) -> str:

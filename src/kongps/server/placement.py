@@ -117,7 +117,7 @@ class Placement:
     def describe(self, plugin: Plugin) -> str:
         """Where a plugin's handlers run and why, for the log."""
         text = plugin.describe_where()
-        if plugin.blocking is None and plugin.runs_in != "asyncio" and self._mode in FORCED:
+        if plugin.blocking is None and plugin.placed.runs_in != "asyncio" and self._mode in FORCED:
             place = {"inline": "inline", "thread": "in threads"}[self._mode]
             text = f"its plain handlers run {place}: --handlers {self._mode}"
         return f"plugin {plugin.name}: {text}"

@@ -192,9 +192,8 @@ def decode(name: str, data: bytes) -> Any:
     if name == "Struct":
         return dict(_read_entries(data))
     if name == "ListValue":
-        return [
-            _read_value(_bytes(wire, item)) for number, wire, item in _parts(data) if number == 1
-        ]
+        return [_read_value(_bytes(wire, item)) for number, wire, item in _parts(data)
+                if number == 1]  # fmt: skip
     if name == "Empty":
         list(_parts(data))  # unknown fields may be there
         return None
