@@ -62,9 +62,8 @@ rebuild` finds it.
 def render() -> str:
     """The page's text."""
     rows = []
-    for name in errors.__all__:
-        kind = getattr(errors, name)
-        if issubclass(kind, errors.CompatError) and kind.must_match:
+    for name, kind in sorted(vars(errors).items()):
+        if isinstance(kind, type) and issubclass(kind, errors.CompatError) and kind.must_match:
             said = (kind.__doc__ or "").strip().partition("\n")[0].replace("``", "`")
             rows.append(f"| `{name}` | {said} | {kind.must_match} | {kind.fixed_by} |")
     return HEAD.format(api=PLUGIN_API) + "\n".join(rows) + "\n" + TAIL

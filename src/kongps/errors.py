@@ -13,46 +13,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Optional
 
-__all__ = [
-    "AnswerError",
-    "BuildError",
-    "CompatError",
-    "ConfigError",
-    "CoreMismatch",
-    "DebugBuild",
-    "DescriptorLost",
-    "FreeThreadedBuild",
-    "HandlerExit",
-    "HandlerTimeout",
-    "KongpsError",
-    "LibcTooOld",
-    "LibraryMissing",
-    "NativeError",
-    "NoInstance",
-    "NotALibrary",
-    "NotAPlugin",
-    "NotELF",
-    "OtherArchitecture",
-    "OtherLibc",
-    "OtherPython",
-    "PDKError",
-    "PackError",
-    "PluginAPITooNew",
-    "PluginAPITooOld",
-    "PluginError",
-    "PluginNameError",
-    "ProtocolError",
-    "SchemaError",
-    "ServerError",
-    "SeveralFiles",
-    "SourceChanged",
-    "Truncated",
-    "TruncatedFile",
-    "UnpackError",
-    "UnsupportedType",
-    "UsageError",
-]
-
 
 class KongpsError(Exception):
     """Base of all errors of kongps."""
@@ -128,11 +88,11 @@ class NoInstance(KongpsError):
         self.id = id
 
 
-class ConfigError(KongpsError):
-    """A plugin's structure refused a configuration.
+class FieldError(KongpsError):
+    """The base of what concerns one field of a configuration.
 
     :ivar path: the field, such as ``config.limits[0].minute``; never its value.
-    :ivar reason: what was expected there.
+    :ivar reason: what is wrong with it.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -142,6 +102,10 @@ class ConfigError(KongpsError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class ConfigError(FieldError):
+    """A plugin's structure refused a configuration; the reason says what was expected there."""
 
 
 # Loading plugins
@@ -171,20 +135,11 @@ class SchemaError(KongpsError, ValueError):
     """A plugin's own schema is not a schema of Kong's."""
 
 
-class UnsupportedType(KongpsError, TypeError):
+class UnsupportedType(FieldError, TypeError):
     """A structure has a field that a configuration of Kong's cannot fill.
 
-    :ivar path: the field, in the datastore's names.
-    :ivar reason: what is wrong with it, and what to do.
+    The path is in the datastore's names; the reason says what to do, too.
     """
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 # Compiled files
