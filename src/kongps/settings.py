@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, NamedTuple
 
 from kongps.errors import UsageError
@@ -58,44 +60,21 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS = ("text", "json")
 
 
-def parse_mode(text: str) -> int:
-    """Reads file permissions as `chmod` takes them, such as ``0660``."""
-    mode = int(text, 8)
-    if not 0 <= mode <= 0o777:
-        raise ValueError(text)
-    return mode
+def number(read: Callable[[str], Any], least: float, most: float) -> Callable[[str], Any]:
+    """What reads a number from a range, by `read`; it raises ValueError for any other."""
+
+    def parse(text: str) -> Any:
+        value = read(text)
+        if not least <= value <= most:
+            raise ValueError(text)
+        return value
+
+    return parse
 
 
-def parse_seconds(text: str) -> float:
-    """Reads a number of seconds, 0 or more."""
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(text)
-    return seconds
-
-
-def parse_count(text: str) -> int:
-    """Reads a whole number, 1 or more."""
-    count = int(text)
-    if count < 1:
-        raise ValueError(text)
-    return count
-
-
-def parse_message_size(text: str) -> int:
-    """Reads the number of bytes that a message may have."""
-    size = int(text)
-    if not LEAST_MAX_MESSAGE <= size <= MOST_MAX_MESSAGE:
-        raise ValueError(text)
-    return size
-
-
-def parse_workers(text: str) -> int:
+def read_workers(text: str) -> int:
     """Reads a number of worker processes; ``auto`` is the number of cores that may be used."""
-    count = len(os.sched_getaffinity(0)) if text == "auto" else parse_count(text)
-    if count > MAX_WORKERS:
-        raise ValueError(text)
-    return count
+    return len(os.sched_getaffinity(0)) if text == "auto" else int(text)
 
 
 def parse_switch(text: str) -> bool:
@@ -138,22 +117,34 @@ def choice(*values: str, metavar: str = "") -> Unit:
     return Unit(metavar or "|".join(values), f"one of {', '.join(values)}", parse)
 
 
-def _seconds_shown(seconds: float) -> str:
-    return format(seconds, "g")
-
+COUNTS = number(int, 1, float("inf"))
 
 DIRECTORY = Unit("DIR")
 PATH = Unit("PATH")
 MODE = Unit(
-    "MODE", "a set of permissions in octal, such as 0660", parse_mode, lambda mode: f"{mode:04o}"
+    "MODE",
+    "a set of permissions in octal, such as 0660",
+    number(partial(int, base=8), 0, 0o777),
+    "{:04o}".format,
 )
-COUNT = Unit("N", "a whole number, 1 or more", parse_count)
-BYTES = Unit("BYTES", "a whole number, 1 or more", parse_count)
+COUNT = Unit("N", "a whole number, 1 or more", COUNTS)
+BYTES = Unit("BYTES", "a whole number, 1 or more", COUNTS)
 MESSAGE_BYTES = Unit(
-    "BYTES", f"a whole number, {LEAST_MAX_MESSAGE} to {MOST_MAX_MESSAGE}", parse_message_size
+    "BYTES",
+    f"a whole number, {LEAST_MAX_MESSAGE} to {MOST_MAX_MESSAGE}",
+    number(int, LEAST_MAX_MESSAGE, MOST_MAX_MESSAGE),
 )
-SECONDS = Unit("SECONDS", "a number of seconds, 0 or more", parse_seconds, _seconds_shown)
-WORKERS = Unit("N|auto", f"a number of workers, 1 to {MAX_WORKERS}, or auto", parse_workers)
+SECONDS = Unit(
+    "SECONDS",
+    "a number of seconds, 0 or more",
+    number(float, 0, sys.float_info.max),
+    "{:g}".format,
+)
+WORKERS = Unit(
+    "N|auto",
+    f"a number of workers, 1 to {MAX_WORKERS}, or auto",
+    number(read_workers, 1, MAX_WORKERS),
+)
 SWITCH = Unit("", "one of 1, true, yes, on, 0, false, no, off", parse_switch)
 ON_OFF = SWITCH._replace(negatable=True)
 
