@@ -6,15 +6,15 @@ through the socket with the stand-in for Kong, and prints what happened.
 
 from __future__ import annotations
 
+import contextlib
 import http
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, TextIO
@@ -93,14 +93,12 @@ def _examples() -> Path:
 
 
 def _scenes(log_file: Path) -> list[Scene]:
-    def says(text: str) -> Callable[[Result], bool]:
-        return lambda result: result.headers.get("x-hello-from-python") == f"Python says {text}"
-
+    greeting = "Python says good morning to example.test"
     hello = Step(
         "GET",
         "/greet",
         {"host": "example.test"},
-        check=says("good morning to example.test"),
+        check=lambda result: result.headers.get("x-hello-from-python") == greeting,
         expected="a header x-hello-from-python",
     )
     config = {"message": "good morning"}
@@ -165,16 +163,14 @@ def _logged_status(path: Path) -> Any:
 
 
 def _run(examples: Path, version: str, show: _Printer) -> None:
+    # What happens is shown over one protocol; the other has to have the same results.
+    shown, *others = (
+        ("ProtoBuf:1", "MsgPack:1") if parse_version(version).protobuf else ("MsgPack:1",)
+    )
     with tempfile.TemporaryDirectory(prefix="kongps-") as place:
         socket = os.path.join(place, "kongps.sock")
-        server = _Server(examples, socket, Path(place, "server.log"))
-        try:
-            server.wait_until_ready()
-            scenes = _scenes(Path(place, "requests.log"))
-            # What happens is shown over one protocol; the other has to have the same results.
-            shown, *others = (
-                ("ProtoBuf:1", "MsgPack:1") if parse_version(version).protobuf else ("MsgPack:1",)
-            )
+        scenes = _scenes(Path(place, "requests.log"))
+        with _serving(examples, socket, Path(place, "server.log")):
             show.line(
                 f"A kongps server with the plugins of {examples}, and a stand-in for "
                 f"Kong {version} that speaks {shown} to it over its socket."
@@ -184,14 +180,8 @@ def _run(examples: Path, version: str, show: _Printer) -> None:
                 results[protocol] = [_play(scene, socket, version, protocol) for scene in scenes]
             if others:
                 show.comparison(scenes, results)
-            requests = sum(len(played) for played in results[shown])
-            calls = sum(len(result.calls) for played in results[shown] for result in played)
-        except BaseException:
-            server.stop()
-            raise
-        code = server.stop()
-        if code != 0:
-            raise KongpsError(f"the server ended with exit code {code}:\n{server.output()}")
+        requests = sum(len(played) for played in results[shown])
+        calls = sum(len(result.calls) for played in results[shown] for result in played)
         show.line()
         show.line(
             f"{requests} requests, {calls} PDK calls{' over each protocol' if others else ''}, "
@@ -231,50 +221,40 @@ def _check(scene: Scene, step: Step, result: Result) -> None:
         raise KongpsError(f"{what}: expected {step.expected}")
 
 
-class _Server:
-    """The plugin server, as a process of its own."""
-
-    def __init__(self, plugins: Path, socket: str, log: Path) -> None:
-        self._socket = socket
-        self._log = log
-        environment = dict(os.environ)
-        # The same kongps as this one, also when it runs from a checkout.
-        package = str(Path(__file__).resolve().parents[2])
-        paths = [package, environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-        command = [sys.executable, "-m", "kongps", "serve"]
-        command += ["--plugins-directory", str(plugins), "--socket", socket]
-        # A checkout may be of any user's and umask.
-        command.append("--allow-unsafe-plugins")
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
-            )
-
-    def wait_until_ready(self) -> None:
-        """Return once the server listens; KongpsError if it does not come to that."""
+@contextlib.contextmanager
+def _serving(plugins: Path, socket: str, log: Path) -> Iterator[None]:
+    """Runs the plugin server as a process of its own while the `with` block runs."""
+    environment = dict(os.environ)
+    # The same kongps as this one, also when it runs from a checkout.
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [package, environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    command = [sys.executable, "-m", "kongps", "serve"]
+    command += ["--plugins-directory", str(plugins), "--socket", socket]
+    # A checkout may be of any user's and umask.
+    command.append("--allow-unsafe-plugins")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+        )
+    try:
         deadline = time.monotonic() + START_TIMEOUT
-        while not os.path.exists(self._socket):
-            code = self._process.poll()
-            if code is not None:
-                raise KongpsError(f"the server ended with exit code {code}:\n{self.output()}")
+        while process.poll() is None and not os.path.exists(socket):
             if time.monotonic() > deadline:
                 raise KongpsError(f"the server opened no socket within {START_TIMEOUT:.0f} s")
             time.sleep(0.02)
-
-    def stop(self) -> int:
-        """Ask the server to end, wait for it, and return its exit code."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            yield
+    finally:
+        process.terminate()
         try:
-            return self._process.wait(STOP_TIMEOUT)
+            code = process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
-
-    def output(self) -> str:
-        """What the server has printed."""
-        return self._log.read_text(errors="replace").strip()
+            process.kill()
+            code = process.wait()
+    if code != 0:
+        printed = log.read_text(errors="replace").strip()
+        raise KongpsError(f"the server ended with exit code {code}:\n{printed}")
 
 
 class _Printer:
@@ -302,13 +282,9 @@ class _Printer:
             if event.start_seconds > 1e-4:
                 took += f", after {_milliseconds(event.start_seconds)} to start the instance"
             self.line(f"    {event.phase}, {took}")
-            calls = [
-                call
-                for call in result.calls
-                if (call.plugin, call.phase) == (event.plugin, event.phase)
-            ]
-            for call in calls:
-                self._call(call)
+            for call in result.calls:
+                if (call.plugin, call.phase) == (event.plugin, event.phase):
+                    self._call(call)
         for entry in result.log:
             self.line(f"    {self._paint('33', str(entry))}")
         sent = result.service_request
@@ -323,17 +299,13 @@ class _Printer:
         MsgPack:1; over ProtoBuf:1 those without a result are sent with the next."""
         self.line()
         self.line(self.bold("The same requests over both protocols, in round trips"))
-        rows = [("", *results)]
-        totals = dict.fromkeys(results, 0)
-        for number, scene in enumerate(scenes):
-            for place, step in enumerate(scene.steps):
-                cells = [f"{scene.plugin}, {step.method} {step.path}"]
-                for protocol, played in results.items():
-                    trips = sum(event.round_trips for event in played[number][place].events)
-                    totals[protocol] += trips
-                    cells.append(str(trips))
-                rows.append(tuple(cells))
-        rows.append(("total", *map(str, totals.values())))
+        rows: list[tuple[Any, ...]] = []
+        for scene, *played in zip(scenes, *results.values()):
+            for step, *answers in zip(scene.steps, *played):
+                trips = [sum(event.round_trips for event in each.events) for each in answers]
+                rows.append((f"{scene.plugin}, {step.method} {step.path}", *trips))
+        totals = [sum(column) for column in list(zip(*rows))[1:]]
+        rows = [("", *results), *rows, ("total", *totals)]
         first = max(len(row[0]) for row in rows)
         for name, *cells in rows:
             self.line(f"  {name:<{first}}" + "".join(f"{cell:>12}" for cell in cells))
