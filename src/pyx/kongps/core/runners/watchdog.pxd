@@ -1,6 +1,5 @@
 """Watches plugin code on the loop's thread."""
 
-from cpython.pythread cimport PyThread_type_lock
 from libc.stdint cimport uint64_t
 
 from kongps.core.dispatch.event cimport Event
@@ -14,10 +13,7 @@ cdef class Visits:
     cdef object hook              # or what else, as `InlineRunner.visit` was called with
     cdef uint64_t suspect         # the visit that takes long, says the watchdog
     cdef object caught            # called when a suspect ends before the watchdog could look
-    cdef bint interrupted         # an exception is on its way to the thread
     cdef long collector           # the thread, as the kernel knows it, that looks for garbage; or 0
-    cdef bint dozing              # the watchdog sleeps until `rouse` is released
-    cdef PyThread_type_lock rouse
 
     cdef int enter(self) noexcept
     cdef int leave(self, Event event) except -1
