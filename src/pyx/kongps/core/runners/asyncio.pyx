@@ -1,4 +1,4 @@
-"""Handlers that are ``async def``; see ``asyncio.pxd``.
+"""Handlers that are ``async def``, on an asyncio loop in a thread of its own.
 
 One thread runs an asyncio loop, of uvloop where that is installed. A PDK call is written in terms
 of a call that waits; in an async handler it runs in a greenlet of its own, which gives the awaiting
@@ -19,7 +19,7 @@ from kongps.core.dispatch.event cimport OFF_LOOP, Event, must_have_run
 from kongps.core.io.clock cimport monotonic
 from kongps.core.io.loop_lock cimport LoopLock
 from kongps.core.runners.off_loop cimport (
-    CALL, ENDS, RAISED, RETURNED, HandlerTask, Message, OffLoopRunner,
+    CALL, ENDS, RAISED, RETURNED, HandlerTask, Message, OffLoopRunner, read_body,
 )
 from kongps.core.wire.function cimport Function
 
@@ -65,8 +65,20 @@ async def awaited(function, *args, **named):
     return waits_for
 
 
+cdef class AsyncioThread
+cdef class AsyncRunner(OffLoopRunner)
+
+
 cdef class AsyncTask(HandlerTask):
-    """An async handler under way."""
+    """An async handler under way. Its coroutines may make several PDK calls at once."""
+
+    cdef AsyncioThread home
+    cdef object task              # asyncio.Task
+    cdef object coroutine         # the plugin's own
+    cdef object answered          # asyncio.Future that the present PDK call waits for
+    cdef object queue             # collections.deque of futures: calls that wait for that one
+    cdef bint over                # the handler has ended; coroutines that it began may go on
+    cdef bint cancelled           # by us
 
     def done(self, task):
         """The asyncio task has ended: cancelled before it ran at all, if the handler has not."""
@@ -76,6 +88,16 @@ cdef class AsyncTask(HandlerTask):
 
 cdef class AsyncioThread:
     """An asyncio loop and its thread."""
+
+    cdef AsyncRunner runner
+    cdef object loop
+    cdef object thread
+    cdef object jobs              # collections.deque of what the thread is to do
+    cdef bint due
+    cdef double due_since         # monotonic seconds
+    cdef int tasks                # handlers, starts and closes that have not ended
+    cdef bint stopping
+    cdef bint reported            # the log has said that it is blocked
 
     def __init__(self, AsyncRunner runner not None, int number):
         self.runner = runner
@@ -152,8 +174,7 @@ cdef class AsyncioThread:
     cdef int free(self, AsyncTask task) except -1:
         """The PDK call of a task is over; the next in its queue goes on."""
         task.answered = None
-        if not task.over:
-            task.value = task.function = task.args = None
+        task.value = task.function = task.args = None
         while task.queue:
             waiter = task.queue.popleft()
             if not waiter.done():
@@ -220,6 +241,12 @@ cdef class AsyncRunner(OffLoopRunner):
         body that Kong has left in a file is read there.
     """
 
+    cdef AsyncioThread home       # None until there is something to run
+    cdef int made                 # threads, ever; for their names
+    cdef list blocked             # AsyncioThreads that were replaced and have not come back
+    cdef set works                # AsyncTasks of no event
+    cdef object submit_read       # runs something in a thread, from the loop's
+
     def __init__(self, call_soon, LoopLock lock not None, submit):
         OffLoopRunner.__init__(self, call_soon, lock)
         self.submit_read = submit
@@ -267,13 +294,10 @@ cdef class AsyncRunner(OffLoopRunner):
         self.works.add(task)
         task.home.do_soon(partial(task.home.begin, task))
 
-    cdef int receive(self, HandlerTask handler) except -1:
-        cdef AsyncTask task = <AsyncTask>handler
-        if task.over and task.end is not None:
-            # Until now its place may have been taken by the answer to a call of another coroutine.
-            task.value = task.end
-            task.end = None
-        return OffLoopRunner.receive(self, handler)
+    cdef int resume(self, Event event) except -1:
+        if type(event.value) is BodyFile:
+            return read_body(event, self.submit_read)
+        return OffLoopRunner.resume(self, event)
 
     cdef int answer(self, HandlerTask task) except -1:
         return (<AsyncTask>task).home.do_soon(task)
@@ -291,7 +315,6 @@ cdef class AsyncRunner(OffLoopRunner):
     cdef object call(self, Event event, Function function, tuple args):
         cdef AsyncTask task = self.calling_task(event, function.name)
         cdef CachedAnswer cached
-        cdef object value
         self.wait_in_queue(task)
         if task.over:  # a coroutine that the handler has begun goes on after it
             raise PDKError(function.name, EVENT_IS_OVER)
@@ -314,25 +337,9 @@ cdef class AsyncRunner(OffLoopRunner):
                 task.home.free(task)
             raise
         try:
-            value = task.result()
+            return task.result()
         finally:
             task.home.free(task)
-        if type(value) is BodyFile:
-            return self.read_body(event, task.home, partial(value.read, function.name))
-        return value
-
-    cdef object read_body(self, Event event, AsyncioThread home, object read):
-        """Reads a request's body in a thread: it may be large, or the disk slow."""
-        future = home.loop.create_future()
-        self.call_soon(partial(
-            self.submit_read, read, partial(self._body_read, home, future),
-            f"reading the request's body for {event.describe()}", event.instance.plugin.path,
-        ))
-        return getcurrent().parent.switch(future)
-
-    def _body_read(self, AsyncioThread home not None, future, value, error):
-        """On the loop's thread."""
-        home.do_soon(partial(settle, future, value, error))
 
     cdef AsyncTask calling_task(self, Event event, str function):
         """The task whose handler calls a PDK function; PDKError when it cannot from here."""
@@ -401,13 +408,21 @@ cdef class AsyncRunner(OffLoopRunner):
 
         :param limit: seconds.
         """
+        cdef AsyncTask task
         cdef AsyncioThread home
         cdef double now = monotonic()
         for home in list(self.blocked):
             if not home.due and home.tasks == 0:
                 self.blocked.remove(home)  # it has come back, and all its handlers have ended
                 home.stop()
-        self.end_late_works(limit)
+        for task in list(self.works):
+            if task.begun < now - limit and not task.cancelled:
+                _, _, what, path = task.work
+                place = place_in(task.coroutine, task.home.thread.ident, path)
+                report(ERROR, "%s has not ended in %g s, and is at %s; it is cancelled", what,
+                       limit, place)
+                task.cancelled = True
+                self.cancel_soon(task)
         home = self.home
         if home is None:
             return
@@ -425,19 +440,6 @@ cdef class AsyncRunner(OffLoopRunner):
             home.due_since = now
             self.replace()
 
-    cdef int end_late_works(self, double limit) except -1:
-        cdef AsyncTask task
-        cdef double before = monotonic() - limit
-        for task in list(self.works):
-            if task.begun < before and not task.cancelled:
-                _, _, what, path = task.work
-                place = place_in(task.coroutine, task.home.thread.ident, path)
-                report(ERROR, "%s has not ended in %g s, and is at %s; it is cancelled", what,
-                       limit, place)
-                task.cancelled = True
-                self.cancel_soon(task)
-        return 0
-
     cdef int cancel_soon(self, AsyncTask task) except -1:
         """Cancels a handler, from any thread."""
         return task.home.do_soon(partial(task.home.cancel, task))
@@ -445,16 +447,6 @@ cdef class AsyncRunner(OffLoopRunner):
 
 def nothing():
     """What a loop that turns does soon."""
-
-
-def settle(future, value, error):
-    """Gives a future its result, unless whoever waited for it was cancelled."""
-    if future.done():
-        return
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)
 
 
 cdef object place_in(object coroutine, object thread, str path):

@@ -4,8 +4,6 @@ A PDK call asks Kong and switches to the loop's greenlet; the step that brings t
 switches back. Greenlets are kept and used again: starting one costs more than a switch.
 """
 
-from functools import partial
-
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -19,10 +17,10 @@ from kongps.core.runners.greenlet cimport (
     PyGreenlet_GetCurrent, PyGreenlet_Import, PyGreenlet_New, PyGreenlet_Switch,
     PyGreenlet_Throw, greenlet,
 )
+from kongps.core.runners.off_loop cimport read_body
 from kongps.core.runners.thread_locals cimport swap_thread_locals
 from kongps.core.runners.watchdog cimport Visits
 from kongps.core.wire.function cimport Function
-from kongps.core.wire.protocol cimport send_answer
 
 from greenlet import GreenletExit
 
@@ -39,8 +37,15 @@ cdef enum:
 cdef type BODY_FILE = BodyFile
 
 
+cdef class InlineRunner(Runner)
+
+
 cdef class HandlerGreenlet:
     """A greenlet that runs one handler after another."""
+
+    cdef greenlet greenlet
+    cdef InlineRunner runner
+    cdef Event event
 
     def __call__(self):
         cdef Event event
@@ -79,6 +84,11 @@ cdef class InlineRunner(Runner):
     :param submit: runs something in a thread of a pool, as ``ThreadRunner.submit`` does: a request's
         body that Kong has left in a file is read there. None: on this thread.
     """
+
+    cdef greenlet loop            # the greenlet that dispatches
+    cdef list idle                # HandlerGreenlets without an event
+    cdef Visits visits
+    cdef object submit            # runs something in a thread; None: there are none
 
     def __init__(self, submit=None):
         self.idle = []
@@ -121,7 +131,7 @@ cdef class InlineRunner(Runner):
 
     cdef int resume(self, Event event) except -1:
         if type(event.value) is BODY_FILE and self.submit is not None:
-            return self.read_body(event)
+            return read_body(event, self.submit)
         return self.switch_to(event, False)
 
     cdef int switch_to(self, Event event, bint to_end) except -1:
@@ -203,31 +213,6 @@ cdef class InlineRunner(Runner):
         if event.task is None:
             return 0  # it waits for its instance to start
         return self.switch_to(event, True)
-
-    # --- a request's body that Kong has left in a file -------------------------------------------
-
-    cdef int read_body(self, Event event) except -1:
-        """Reads the body in a thread: it may be large, or the disk slow. The event waits."""
-        cdef object body = event.value
-        event.value = None
-        event.leave_loop()
-        self.submit(
-            partial(body.read, "kong.request.get_raw_body"), partial(self._body_read, event),
-            f"reading the request's body for {event.describe()}", event.instance.plugin.path,
-        )
-        return 0
-
-    def _body_read(self, Event event not None, value, error):
-        """Gives the handler the body. On the loop's thread."""
-        if event.state != OFF_LOOP:
-            return  # given up, or Kong has left
-        event.return_to_loop()
-        event.failed = error is not None
-        event.value = value
-        if error is not None:
-            event.value = error.reason if isinstance(error, PDKError) else repr(error)
-        event.run(False)
-        send_answer(event.protocol)
 
     cdef object give_up(self, Event event):
         return None if event.task is None else "reading the request's body from Kong's file"

@@ -1,4 +1,4 @@
-"""Handlers of native plugins, and the functions that they get; see ``native.pxd``.
+"""Native plugins' side of the PDK: ``include/kongps/plugin.h`` over an event.
 
 A handler runs in its event's greenlet like a Python one, and a PDK call switches greenlets beneath
 the C frames: what they have on the stack is put away and back. An exception cannot cross them. So
@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stddef cimport size_t
-from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset, strlen
 
 from kongps.core.dispatch.event cimport Event
@@ -20,6 +20,42 @@ from kongps.core.dispatch.namespace cimport Namespace
 from kongps.core.wire.function cimport find_function
 
 from kongps.errors import NativeError
+
+cdef extern from "kongps/plugin.h":
+    enum:
+        KONGPS_PLUGIN_API
+        KONGPS_OK, KONGPS_ERROR, KONGPS_ENDED, KONGPS_FAILED
+        KONGPS_NIL, KONGPS_BOOLEAN, KONGPS_INTEGER, KONGPS_NUMBER, KONGPS_STRING, KONGPS_TABLE
+        KONGPS_JSON, KONGPS_BYTES
+
+    ctypedef union KongpsAs "kongps_as":
+        int64_t boolean
+        int64_t integer
+        double number
+        const char* text
+        uint64_t table
+
+    ctypedef struct Value "kongps_value":
+        int32_t type
+        uint64_t size
+        KongpsAs as_ "as"
+
+    ctypedef struct Handle "kongps_kong":
+        const API* api
+        void* server
+        int32_t phase
+
+    ctypedef struct API "kongps_api":
+        uint32_t api
+        uint32_t size
+        int (*call)(Handle*, const char*, const Value*, size_t, Value*) noexcept
+        int (*entry)(Handle*, const Value*, uint64_t, Value*, Value*) noexcept
+        int (*field)(Handle*, const Value*, const char*, Value*) noexcept
+        int (*json)(Handle*, const Value*, Value*) noexcept
+        const char* (*error)(Handle*) noexcept
+        int (*fail)(Handle*, const char*) noexcept
+
+    ctypedef int (*HandlerFunction "kongps_handler")(void*, Handle*) noexcept
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
@@ -55,6 +91,16 @@ cdef object decoded(const char* text, size_t size):
 
 cdef class NativeEvent:
     """What stands behind a ``kongps_kong`` while its handler runs."""
+
+    cdef Handle handle
+    cdef Event event               # None: no handler runs with this handle
+    cdef unsigned long thread
+    cdef list kept                 # what results point to
+    cdef object ended              # what the handler is to end with; None while it goes on
+    cdef object failure            # what the last failed call raised
+    cdef const char* message       # the same as text
+    cdef bytes reason              # what the plugin said with kongps_fail
+    cdef dict listed               # the entries of maps that were asked for by place
 
     def __init__(self):
         self.handle.api = &TABLE
@@ -122,14 +168,10 @@ cdef class NativeEvent:
         elif isinstance(value, bool):
             result.type = KONGPS_BOOLEAN
             result.as_.boolean = value
-        elif isinstance(value, int):
-            if -(1 << 63) <= value < (1 << 63):
-                result.type = KONGPS_INTEGER
-                result.as_.integer = value
-            else:
-                result.type = KONGPS_NUMBER
-                result.as_.number = value
-        elif isinstance(value, float):
+        elif isinstance(value, int) and -(1 << 63) <= value < (1 << 63):
+            result.type = KONGPS_INTEGER
+            result.as_.integer = value
+        elif isinstance(value, (int, float)):
             result.type = KONGPS_NUMBER
             result.as_.number = value
         elif isinstance(value, bytes):
@@ -292,6 +334,10 @@ cdef class NativeHandler:
     :raises NativeError: when called, if the handler returns anything but KONGPS_OK.
     """
 
+    cdef HandlerFunction function
+    cdef void* instance
+    cdef object owner              # keeps the instance and its library
+
     def __init__(self, function, instance, owner):
         self.function = <HandlerFunction><uintptr_t>function
         self.instance = <void*><uintptr_t>instance
@@ -321,10 +367,9 @@ cdef class NativeHandler:
 cdef object failure_of(NativeEvent native, int code):
     if native.reason is not None:
         error = NativeError(native.reason.decode("utf-8", "replace"))
-        error.__cause__ = native.failure
-        return error
-    if code == KONGPS_ERROR and native.failure is not None:
+    elif code == KONGPS_ERROR and native.failure is not None:
         return native.failure
-    error = NativeError(f"the handler returned {code}")
+    else:
+        error = NativeError(f"the handler returned {code}")
     error.__cause__ = native.failure
     return error

@@ -40,7 +40,8 @@ cdef class HandlerTask:
     cdef tuple args
     cdef bint asked             # Kong was asked, and a step is to bring the answer
     cdef Outcome outcome
-    cdef object value           # of the outcome; or what the handler raised
+    cdef object value           # of the outcome
+    cdef object end             # what the handler has returned or raised
     # Instead of an event: a function, what is called with its result, what it is, the plugin's file.
     cdef tuple work
     cdef double begun           # when it was given that, or the event; monotonic seconds
@@ -63,3 +64,6 @@ cdef class OffLoopRunner(Runner):
     cdef int answer(self, HandlerTask task) except -1
     cdef int ended(self, HandlerTask task) except -1
     cdef int work_done(self, HandlerTask task) except -1
+
+
+cdef int read_body(Event event, object submit) except -1

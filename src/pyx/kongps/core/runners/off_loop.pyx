@@ -7,6 +7,7 @@ and *answers* when Kong has. While the loop sleeps, the handler's own thread rec
 """
 
 from collections import deque
+from functools import partial
 from logging import ERROR
 
 from posix.unistd cimport _exit
@@ -14,7 +15,7 @@ from posix.unistd cimport _exit
 from kongps.core.dispatch.event cimport OFF_LOOP, OVER, RUNNING, WAITING, Event, Runner
 from kongps.core.io.loop_lock cimport LoopLock
 from kongps.core.wire.function cimport Function
-from kongps.core.wire.protocol cimport push_answer
+from kongps.core.wire.protocol cimport push_answer, send_answer
 
 from kongps.core.report import report
 from kongps.errors import HandlerExit, PDKError
@@ -99,12 +100,11 @@ cdef class OffLoopRunner(Runner):
             if event.state == OFF_LOOP:
                 event.return_to_loop()
         if task.message == RAISED:
-            event.raised(task.value)
+            event.raised(task.end)
         elif not given_up:
             event.returned()
         push_answer(event.protocol)
-        task.event = None
-        task.value = None
+        task.event = task.value = task.end = None
         return self.ended(task)
 
     cdef int receive_call(self, HandlerTask task) except -1:
@@ -160,7 +160,7 @@ cdef class OffLoopRunner(Runner):
     cdef int work_done(self, HandlerTask task) except -1:
         """What ran was no event's handler: calls what was to be called at its end."""
         _, done, what, _ = task.work
-        value, task.value, task.work = task.value, None, None
+        value, task.end, task.work = task.end, None, None
         try:
             if task.message == RETURNED:
                 done(value, None)
@@ -169,3 +169,33 @@ cdef class OffLoopRunner(Runner):
         except BaseException as error:
             report(ERROR, "what follows on %s has failed", what, error=error)
         return 0
+
+
+# --- a request's body that Kong has left in a file -----------------------------------------------
+
+cdef int read_body(Event event, object submit) except -1:
+    """Reads the body in a thread: it may be large, or the disk slow. The event waits.
+
+    `submit` runs something in a thread of a pool, as ``ThreadRunner.submit`` does.
+    """
+    cdef object body = event.value
+    event.value = None
+    event.leave_loop()
+    submit(
+        partial(body.read, "kong.request.get_raw_body"), partial(body_read, event),
+        f"reading the request's body for {event.describe()}", event.instance.plugin.path,
+    )
+    return 0
+
+
+def body_read(Event event not None, value, error):
+    """Gives the handler the body. On the loop's thread."""
+    if event.state != OFF_LOOP:
+        return  # given up, or Kong has left
+    event.return_to_loop()
+    event.failed = error is not None
+    event.value = value
+    if error is not None:
+        event.value = error.reason if isinstance(error, PDKError) else repr(error)
+    event.run(False)
+    send_answer(event.protocol)

@@ -1,4 +1,4 @@
-"""Handlers in a bounded pool of threads; see ``threads.pxd``.
+"""Handlers in a bounded pool of threads: those that block.
 
 Threads are made when there is work for one more, up to a limit, and kept. What has no thread
 waits for one until its deadline. A thread whose event was given up is replaced; when so many do
@@ -14,7 +14,7 @@ from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContext_New
 from cpython.object cimport PyObject
 from cpython.pythread cimport (
     NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
-    PyThread_get_thread_ident, PyThread_release_lock,
+    PyThread_get_thread_ident, PyThread_release_lock, PyThread_type_lock,
 )
 from cpython.ref cimport Py_XDECREF
 
@@ -48,8 +48,17 @@ cdef extern from *:
     void share_arenas "kongps_share_arenas" () noexcept
 
 
+cdef class ThreadRunner(OffLoopRunner)
+
+
 cdef class HandlerThread(HandlerTask):
-    """A thread of the pool."""
+    """A thread of the pool, with the handler that it runs."""
+
+    cdef ThreadRunner runner
+    cdef PyThread_type_lock wake
+    cdef object thread            # threading.Thread
+    cdef bint given_up
+    cdef bint calling             # it has posted something, and is not answered yet
 
     def __cinit__(self):
         self.wake = PyThread_allocate_lock()
@@ -97,7 +106,7 @@ cdef class HandlerThread(HandlerTask):
             locals = swap_thread_locals(own)
             Py_XDECREF(locals)
             self.message = message
-            self.value = value
+            self.end = value
             value = None
             self.calling = True
             self.runner.post(self)
@@ -109,6 +118,16 @@ cdef class ThreadRunner(OffLoopRunner):
     :param call_soon, lock: as :class:`OffLoopRunner` has them.
     :param most: most threads that may have work at a time.
     """
+
+    cdef readonly int most        # threads that may have work
+    cdef readonly int stuck       # threads whose event was given up, and that have not come back
+    cdef readonly int threads     # all there are
+    cdef int started              # ever; for their names
+    cdef list idle                # the one last used is used next
+    cdef object waiting           # collections.deque: events and work without a thread
+    cdef dict by_ident
+    cdef bint reported_full       # the log has said that so many are stuck that no more are made,
+    cdef bint reported_refused    # and that the system makes none
 
     def __init__(self, call_soon, LoopLock lock not None, int most):
         OffLoopRunner.__init__(self, call_soon, lock)
@@ -244,7 +263,7 @@ cdef class ThreadRunner(OffLoopRunner):
     cdef HandlerThread free_thread(self):
         if not self.idle and self.threads - self.stuck < self.most:
             if self.threads < 2 * self.most:
-                self.try_to_spawn()
+                self.spawn()
             elif not self.reported_full:
                 self.reported_full = True
                 report(
@@ -254,30 +273,26 @@ cdef class ThreadRunner(OffLoopRunner):
                 )
         return <HandlerThread>self.idle.pop() if self.idle else None
 
-    cdef int try_to_spawn(self) except -1:
+    cdef int spawn(self) except -1:
         """Makes a thread; without one, what is to run waits, and fails when that takes too long."""
+        cdef HandlerThread made = HandlerThread()
         try:
-            self.spawn()
+            self.lock.share()
+            made.runner = self
+            self.started += 1
+            made.thread = Thread(
+                target=made.run, name=f"kongps-handler-{self.started}", daemon=True
+            )
+            made.thread.start()
+            self.by_ident[made.thread.ident] = made
+            self.threads += 1
+            self.idle.append(made)
             self.reported_refused = False
         except Exception as error:
             if not self.reported_refused:
                 self.reported_refused = True
                 report(ERROR, "no thread can be made for handlers, beyond %d", self.threads,
                        error=error)
-        return 0
-
-    cdef int spawn(self) except -1:
-        cdef HandlerThread made = HandlerThread()
-        self.lock.share()
-        made.runner = self
-        self.started += 1
-        made.thread = Thread(
-            target=made.run, name=f"kongps-handler-{self.started}", daemon=True
-        )
-        made.thread.start()
-        self.by_ident[made.thread.ident] = made
-        self.threads += 1
-        self.idle.append(made)
         return 0
 
     cdef int give(self, HandlerThread thread, object job) except -1:
