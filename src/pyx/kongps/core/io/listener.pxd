@@ -8,5 +8,4 @@ cdef class Listener(Watched):
     cdef object accept_stream
     cdef double reported_at       # when the log last said that no connection can be accepted
 
-    cdef int report_pause(self, int error) except -1
     cdef int pause(self, int error) except -1

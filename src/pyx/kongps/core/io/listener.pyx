@@ -69,13 +69,9 @@ cdef class Listener(Watched):
 
     cdef int pause(self, int error) except -1:
         """Accepts no more for a moment; those who connect wait."""
-        self.watch(0)
-        self.report_pause(error)
-        self.loop.call_later(ACCEPT_PAUSE, self.accept_again)
-        return 0
-
-    cdef int report_pause(self, int error) except -1:
         cdef double now = monotonic()
+        self.watch(0)
+        self.loop.call_later(ACCEPT_PAUSE, self.accept_again)
         if now - self.reported_at < ACCEPT_LOG_INTERVAL:
             return 0
         self.reported_at = now

@@ -67,4 +67,3 @@ cdef class Loop:
     cdef int run_timers(self) except -1
     cdef int run_calls(self) except -1
     cdef int call(self, object callback) except -1
-    cdef int wait_failed(self, int error) except -1

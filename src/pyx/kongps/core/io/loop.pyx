@@ -74,11 +74,9 @@ cdef class Watched:
         return 0
 
     cdef int control(self, int operation, unsigned int interest) noexcept:
-        cdef epoll_event event
-        event.events = interest
-        event.data.ptr = <PyObject*>self
-        return epoll_ctl(
-            self.loop.urgent_fd if self.urgent else self.loop.epoll_fd, operation, self.fd, &event
+        return control(
+            self.loop.urgent_fd if self.urgent else self.loop.epoll_fd, operation, self.fd,
+            <PyObject*>self, interest,
         )
 
     cdef bint intact(self) noexcept:
@@ -344,7 +342,10 @@ cdef class Loop:
             self.arrived = self.woke if now - before < NO_WAIT else now
             self.woke = now
             if count < 0:
-                self.wait_failed(error)
+                if error == EINTR:
+                    self.woken()
+                else:
+                    self.epoll_lost()
                 continue
             for index in range(count):
                 if self.urgent_fd >= 0:
@@ -380,11 +381,6 @@ cdef class Loop:
         except BaseException as error:
             report(ERROR, "a signal handler raised %s", type(error).__name__, error=error)
         return 0
-
-    cdef int wait_failed(self, int error) except -1:
-        if error == EINTR:
-            return self.woken()
-        return self.epoll_lost()
 
     cdef int run_urgent(self) except -1:
         cdef epoll_event[URGENT_AT_ONCE] events
@@ -437,9 +433,10 @@ cdef int open_epoll() except -1:
     return fd
 
 
-cdef int control(int epoll_fd, int operation, int fd, void* what) noexcept:
-    """Makes an epoll wait for something to read on a file descriptor."""
+cdef int control(int epoll_fd, int operation, int fd, void* what,
+                 unsigned int interest=EPOLLIN) noexcept:
+    """Makes an epoll wait for `interest` on a file descriptor; for something to read by default."""
     cdef epoll_event event
-    event.events = EPOLLIN
+    event.events = interest
     event.data.ptr = what
     return epoll_ctl(epoll_fd, operation, fd, &event)
