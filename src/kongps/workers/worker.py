@@ -14,7 +14,7 @@ from kongps.core.dispatch.deferred import DeferredResult
 from kongps.core.workers.channel import signal_at_end_of_parent
 from kongps.core.workers.journal import Journal
 from kongps.core.workers.relay import Routes
-from kongps.core.workers.supervisor_channel import SupervisorChannel
+from kongps.core.workers.worker_connection import SupervisorChannel
 from kongps.errors import KongpsError
 from kongps.server.core import ServingCore
 from kongps.server.shutdown import DRAIN_INTERVAL, SUCCESSOR_TIME, end_process_after

@@ -10,6 +10,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLOUT
         EPOLLERR
         EPOLLHUP
+    const unsigned int EPOLLET
     ctypedef union epoll_data_t:
         void* ptr
     struct epoll_event:
@@ -26,6 +27,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_CLOEXEC
         MSG_NOSIGNAL
         MSG_PEEK
+        MSG_DONTWAIT
     int accept4(int fd, void* address, void* length, int flags)
     ssize_t recv(int fd, void* data, size_t size, int flags)
     ssize_t send(int fd, const void* data, size_t size, int flags)

@@ -8,8 +8,6 @@ from kongps.core.workers.journal import Journal
 class WorkerChannel(Channel):
     @property
     def area(self) -> int: ...
-    @property
-    def load(self) -> int: ...
     def __init__(
         self,
         broker: ConnectionBroker,

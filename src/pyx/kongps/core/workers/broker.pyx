@@ -9,6 +9,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 from posix.unistd cimport close as close_fd
 
+from kongps.core.io.epoll cimport EPOLLET
 from kongps.core.io.listener cimport Listener
 from kongps.core.io.loop cimport Loop, Watched
 from kongps.core.wire.msgpack cimport Scanner, scan, scanner_reset
@@ -19,12 +20,16 @@ from kongps.core.workers.journal cimport (
 
 from kongps.errors import UnpackError
 
-cdef extern from "<sys/epoll.h>" nogil:
-    const unsigned int EPOLLET
+
+cdef class ConnectionBroker
+cdef class WorkerChannel(Channel)
 
 
 cdef class SharedConnection(Watched):
     """A connection that a worker has, as the supervisor keeps it."""
+    cdef ConnectionBroker broker
+    cdef uint32_t number          # of its slot in the journal
+    cdef WorkerChannel channel    # None: no worker has it
 
     cdef int ready(self, unsigned int events) except -1:
         return self.close()  # nothing else is waited for
@@ -49,17 +54,15 @@ cdef class WorkerChannel(Channel):
     :param area: which receive area of the journal the worker has.
     :param on_message, on_close: as :class:`Channel` has them.
     """
+    cdef ConnectionBroker broker
+    cdef readonly int area
+    cdef set connections
 
     def __init__(self, ConnectionBroker broker not None, int area, on_message, on_close):
         Channel.__init__(self, on_message, on_close)
         self.broker = broker
         self.area = area
         self.connections = set()
-
-    @property
-    def load(self):
-        """How many connections the worker has."""
-        return len(self.connections)
 
     cdef int came(self, Message kind, uint32_t number, bytes data, list fds) except -1:
         cdef SharedConnection one
@@ -77,6 +80,10 @@ cdef class ConnectionBroker:
 
     :param journal: where what they owe is noted.
     """
+    cdef Journal journal
+    cdef dict shared              # SharedConnection by the number of its slot
+    cdef list channels            # of the workers that get connections
+    cdef list waiting             # SharedConnection for which there is no worker
 
     def __init__(self, Journal journal not None):
         self.journal = journal
@@ -96,9 +103,7 @@ cdef class ConnectionBroker:
     def open(self, channels):
         """Gives connections to workers from now on, first those that have waited."""
         cdef SharedConnection one
-        cdef WorkerChannel channel
-        for channel in channels:
-            self.channels.append(channel)
+        self.channels += channels
         waiting, self.waiting = self.waiting, []
         for one in waiting:
             self.place(one, b"")
@@ -149,7 +154,7 @@ cdef class ConnectionBroker:
             self.waiting.append(one)
             return 0
         one.channel.connections.add(one)
-        return one.channel.post(CONNECTION, one.number, replayed, [one.fd], False)
+        return one.channel.post(CONNECTION, one.number, replayed, [one.fd], [])
 
 
 cdef bytes received_last(ReceiveArea* area):
@@ -178,6 +183,7 @@ cdef bytes received_last(ReceiveArea* area):
 
 cdef class SharedListener(Listener):
     """A listening socket whose connections go to workers."""
+    cdef ConnectionBroker broker
 
     def take(self, int fd):
         """Gives a connection to a worker.

@@ -13,10 +13,11 @@ cdef enum Message:
 cdef class Channel(Watched):
     cdef object on_message        # called with bytes and file descriptors
     cdef object on_close          # called when the other end is gone
-    cdef object unsent            # deque of (kind, number, data, fds, whether to close them)
+    cdef object unsent            # deque of (kind, number, data, fds, those to close then)
 
-    cdef int post(self, Message kind, uint32_t number, bytes data, list fds, bint close) except -1
+    cdef object on_socket(self, method, tuple args)
+    cdef int post(self, Message kind, uint32_t number, bytes data, list fds, list owned) except -1
     cdef bint send_now(self, Message kind, uint32_t number, bytes data, list fds) except -1
-    cdef int send_rest(self) except -1
+    cdef int send_unsent(self) except -1
     cdef bint receive_one(self) except -1
     cdef int came(self, Message kind, uint32_t number, bytes data, list fds) except -1

@@ -7,19 +7,11 @@ gone, the worker that gets the connection reads there what Kong waits for.
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
+from posix.mman cimport (
+    MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
+)
 
 from kongps.core.io.loop cimport RECEIVE_SIZE
-
-cdef extern from "<sys/mman.h>" nogil:
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_SHARED
-        MAP_ANONYMOUS
-        MAP_NORESERVE
-    void* MAP_FAILED
-    void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
-    int munmap(void* address, size_t length)
 
 cdef enum:
     AREA_SIZE = 266240   # RECEIVE_SIZE and a page

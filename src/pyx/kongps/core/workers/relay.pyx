@@ -8,19 +8,19 @@ number of the link's own, and its answer likewise on the way back: neither is ta
 cimport cython
 from libc.stdint cimport SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
-from kongps.core.io.buffer cimport buffer_append, buffer_consume, buffer_free, buffer_size
+from kongps.core.io.buffer cimport Buffer, buffer_append, buffer_consume, buffer_free, buffer_size
 from kongps.core.connection cimport Connection
 from kongps.core.dispatch.dispatcher cimport Dispatcher
 from kongps.core.dispatch.event cimport fail_lost_event
 from kongps.core.dispatch.event_table cimport phase_in_id, tag_in_id
 from kongps.core.io.loop cimport Loop
 from kongps.core.io.stream cimport Stream
+from kongps.core.session cimport Session
 from kongps.core.wire.msgpack cimport (
-    Reader, read_array, read_integer, read_value, scan, scanner_reset, write_unsigned,
+    Reader, Scanner, read_array, read_integer, read_value, scan, scanner_reset, write_unsigned,
 )
 from kongps.core.wire.msgpack_rpc cimport MsgPackRPC
-from kongps.core.wire.protocol cimport Call, Protocol, send_answer
-from kongps.core.workers.peer cimport PeerSession
+from kongps.core.wire.protocol cimport COMMAND, Call, Protocol, send_answer
 
 from kongps.core.connection import Unfinished
 from kongps.core.wire.msgpack import packb
@@ -37,10 +37,23 @@ cdef size_t MAX_MEMORY = <size_t>-1 >> 1
 @cython.freelist(256)
 cdef class Relayed:
     """A call that a link has taken away."""
+    cdef Protocol origin          # where the answer goes, as `sequence`,
+    cdef int64_t sequence
+    cdef int64_t event
+    cdef object answered          # or what is called with it
 
 
 cdef class Relay(Stream):
     """The near end of a link to another worker: calls go in, answers come out."""
+    cdef Buffer inbox
+    cdef Buffer calls
+    cdef Scanner scanner
+    cdef dict waiting             # by number
+    cdef int64_t last_number
+    cdef bint flushing            # at the end of the loop's turn
+    cdef Routes routes
+    cdef readonly int worker
+    cdef list touched             # protocols with answers to send
 
     def __cinit__(self):
         self.outbox = &self.calls
@@ -166,6 +179,40 @@ cdef class Relay(Stream):
                 self.routes.fail(relayed.origin, relayed.sequence, relayed.event)
                 send_answer(relayed.origin)
         return 0
+
+
+cdef class PeerRPC(MsgPackRPC):
+    """MsgPack:1 between two workers."""
+
+    cdef int give_up(self, int64_t sequence) except -1:
+        # An error of false, which no answer has: the connection that it came on is to be closed.
+        self.begin_answer(sequence)
+        return buffer_append(&self.outbox, b"\xc2\xc0", 2)
+
+
+cdef class PeerSession(Session):
+    """The calls of another worker.
+
+    :param dispatcher: where the events of its steps are.
+    :param commands: what answers its commands, by method: takes the argument, returns the result.
+    """
+    cdef dict commands
+
+    def __init__(self, Dispatcher dispatcher not None, dict commands not None):
+        Session.__init__(self, dispatcher, SIZE_MAX)  # who has received it from Kong has checked
+        self.commands = commands
+        self.speak(PeerRPC(SIZE_MAX))
+
+    cdef int carry_out(self, Call call, double now) except -1:
+        if call.kind != COMMAND:
+            return Session.carry_out(self, call, now)
+        return self.protocol.answer_result(call.sequence, self.commands[call.method](call.value))
+
+    cdef bint full(self) noexcept:
+        return False
+
+    cdef bint expects_step(self) except -1:
+        return True  # as long as there are two workers
 
 
 cdef class Routes:

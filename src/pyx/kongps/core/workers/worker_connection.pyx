@@ -1,35 +1,95 @@
-"""A connection from Kong that a worker has; it may go to another worker.
+"""What a worker has of Kong: connections from the supervisor, which may go to another worker.
 
-What the connection owes Kong is noted in its slot of the journal, so that another worker can answer
+What a connection owes Kong is noted in its slot of the journal, so that another worker can answer
 for this one if it dies; see ``journal.pxd``.
 """
+
+from logging import WARNING
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memset
 
 from kongps.core.connection cimport Connection, Unfinished
+from kongps.core.dispatch.dispatcher cimport Dispatcher
 from kongps.core.dispatch.event cimport fail_lost_event
 from kongps.core.dispatch.event_table cimport phase_in_id
 from kongps.core.io.buffer cimport buffer_size
+from kongps.core.io.epoll cimport MSG_DONTWAIT, MSG_PEEK, recv
+from kongps.core.io.loop cimport Loop
 from kongps.core.io.stream cimport Stream
+from kongps.core.session cimport Session
 from kongps.core.wire.msgpack_rpc cimport MsgPackRPC
 from kongps.core.wire.protobuf_rpc cimport ALL_IGNORED, ProtobufRPC
-from kongps.core.wire.protocol cimport Protocol
+from kongps.core.wire.protocol cimport COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Call, Protocol
+from kongps.core.workers.channel cimport CONNECTION, GIVEN_BACK, Channel, Message
 from kongps.core.workers.journal cimport (
-    KONG_ENDS_IT, NOTHING, OTHER_CALL, REPLAYED_SIZE, SPEAKS_PROTOBUF, START_CALL, STEP_CALL,
-    ReceiveArea, Slot,
+    EVENT_CALL, KONG_ENDS_IT, NOTHING, NOT_KNOWN, OTHER_CALL, REPLAYED_SIZE, SPEAKS_MSGPACK,
+    SPEAKS_PROTOBUF, START_CALL, STEP_CALL, Journal, ReceiveArea, Slot,
 )
-from kongps.core.workers.worker_session cimport WorkerSession
+from kongps.core.workers.relay cimport Routes
 
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_PEEK
-        MSG_DONTWAIT
-    ssize_t recv(int fd, void* data, size_t size, int flags)
+from kongps.core.report import report
 
 cdef enum:
     NO_INSTANCE = 0   # the id of none; those of instances start at 1
+
+
+cdef class WorkerSession(Session):
+    """One connection from Kong in a worker.
+
+    :param dispatcher, max_message: as :class:`Session` has them.
+    :param routes: where the steps go whose events are in another worker.
+    """
+    cdef Slot* slot               # of the journal; NULL: the connection is not this worker's
+    cdef Routes routes
+
+    def __init__(self, Dispatcher dispatcher not None, size_t max_message, Routes routes not None):
+        Session.__init__(self, dispatcher, max_message)
+        self.routes = routes
+
+    cdef int speak(self, Protocol protocol) except -1:
+        Session.speak(self, protocol)
+        if self.slot != NULL:
+            self.slot.protocol = (
+                SPEAKS_PROTOBUF if isinstance(protocol, ProtobufRPC) else SPEAKS_MSGPACK
+            )
+        return 0
+
+    cdef int carry_out(self, Call call, double now) except -1:
+        if self.slot != NULL:
+            self.note(call)
+        if (call.kind == STEP or call.kind == STEP_ERROR) and not self.routes.is_here(call.target):
+            return self.routes.forward(self.protocol, call)
+        return Session.carry_out(self, call, now)
+
+    cdef int note(self, Call call) except -1:
+        """Notes in the journal what has to be answered."""
+        cdef bint is_step = call.kind == STEP or call.kind == STEP_ERROR
+        self.slot.reading = False
+        self.slot.unanswered = self.protocol.unanswered_functions()
+        if is_step and self.slot.protocol == SPEAKS_PROTOBUF:
+            return 0  # a part of the event that is noted
+        if self.slot.outstanding != NOTHING:
+            self.slot.more = True
+        self.slot.sequence = call.sequence
+        self.slot.event = call.target
+        self.slot.phase = <uint8_t>call.phase
+        if call.kind == HANDLE_EVENT:
+            self.slot.event = 0
+            self.slot.outstanding = EVENT_CALL
+        elif call.kind == COMMAND:
+            self.slot.outstanding = (
+                START_CALL if call.method == "plugin.StartInstance" else OTHER_CALL
+            )
+        else:
+            self.slot.outstanding = STEP_CALL
+        return 0
+
+    cdef bint expects_step(self) except -1:
+        if self.protocol is not None and not self.routes.is_here(self.protocol.asked):
+            return True  # only the other worker knows
+        return Session.expects_step(self)
 
 
 cdef class WorkerConnection(Connection):
@@ -37,6 +97,11 @@ cdef class WorkerConnection(Connection):
 
     :param session, unfinished: as :class:`Connection` has them.
     """
+    cdef WorkerSession worker_session   # the session, by its own class
+    cdef uint32_t number                # of its slot in the journal
+    cdef Slot* slot                     # NULL: it is not this worker's any more
+    cdef ReceiveArea* area              # where what comes for it is received
+    cdef object return_idle             # called with it once it is idle; None: it is kept
 
     def __init__(self, WorkerSession session not None, Unfinished unfinished not None):
         Connection.__init__(self, session, unfinished)
@@ -194,3 +259,87 @@ cdef class WorkerConnection(Connection):
         """Whether Kong has sent something that is still to be received."""
         cdef char ignored
         return recv(self.fd, &ignored, 1, MSG_PEEK | MSG_DONTWAIT) > 0
+
+
+cdef class SupervisorChannel(Channel):
+    """A worker's end of the channel to the supervisor.
+
+    :param journal: where it notes what it owes to Kong.
+    :param area: which receive area of the journal it has.
+    :param dispatcher: what carries out the calls.
+    :param unfinished: the limit on unfinished messages that its connections share.
+    :param max_message: bytes of the longest message taken.
+    :param routes: where the steps go whose events are in another worker.
+    :param on_message, on_close: as :class:`Channel` has them.
+    """
+    cdef Journal journal
+    cdef int area
+    cdef Dispatcher dispatcher
+    cdef Unfinished unfinished
+    cdef size_t max_message
+    cdef Routes routes
+    cdef bint retiring
+
+    def __init__(self, Journal journal not None, int area, Dispatcher dispatcher not None,
+                 Unfinished unfinished not None, size_t max_message, Routes routes not None,
+                 on_message, on_close):
+        Channel.__init__(self, on_message, on_close)
+        self.journal = journal
+        self.area = area
+        self.dispatcher = dispatcher
+        self.unfinished = unfinished
+        self.max_message = max_message
+        self.routes = routes
+
+    def start(self, Loop loop not None, int fd):
+        """Begins to receive; what comes for any connection goes to the receive area.
+
+        :param fd: the socket, non-blocking; it is closed with the channel.
+        """
+        loop.receive_buffer = self.journal.area(self.area).data
+        Channel.start(self, loop, fd)
+
+    def retire(self):
+        """Gives every connection back that is idle, now or later."""
+        cdef WorkerConnection connection
+        self.retiring = True
+        for one in list(self.loop.watched.values()):
+            if isinstance(one, WorkerConnection) and (<WorkerConnection>one).slot != NULL:
+                connection = <WorkerConnection>one
+                connection.return_idle = self.give_back
+                if connection.is_idle():
+                    self.give_back(connection)
+
+    def give_back(self, WorkerConnection connection not None):
+        """Gives a connection back to the supervisor, for another worker."""
+        cdef uint32_t number = connection.number
+        connection.slot.reading = False
+        connection.release_slot()
+        connection.shared = False  # it stays open
+        connection.close()
+        self.post(GIVEN_BACK, number, b"", [], [])
+
+    cdef int came(self, Message kind, uint32_t number, bytes data, list fds) except -1:
+        if kind != CONNECTION:
+            return Channel.came(self, kind, number, data, fds)
+        if not fds:
+            report(WARNING, "a connection was lost on its way to a worker")
+            self.journal.slot(number).held = False
+            return 0
+        return self.take(number, fds[0], data)
+
+    cdef int take(self, uint32_t number, int fd, bytes replayed) except -1:
+        cdef Slot* slot = self.journal.slot(number)
+        cdef WorkerConnection connection = WorkerConnection(
+            WorkerSession(self.dispatcher, self.max_message, self.routes), self.unfinished
+        )
+        connection.use_slot(number, slot, self.journal.area(self.area))
+        connection.shared = True
+        if self.retiring:
+            connection.return_idle = self.give_back
+        self.loop.add_stream(connection, fd)
+        if slot.protocol != NOT_KNOWN or slot.reading or slot.unread:
+            connection.take_over(replayed)
+        if self.retiring and connection.slot != NULL and connection.is_idle():
+            self.give_back(connection)
+        return 0
