@@ -23,7 +23,7 @@ from kongps.compiled.build import build
 from kongps.core.dispatch.instance import Instance
 from kongps.core.session import Session
 from kongps.plugins.loader import load_plugin
-from kongps.server.server import make_dispatcher
+from kongps.server.core import make_dispatcher
 from kongps.settings import Settings
 
 HERE = Path(__file__).parent

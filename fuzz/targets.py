@@ -30,7 +30,6 @@ from kongps.plugins.plugin import Placed, Plugin, typed_pdk
 from kongps.server.commands import Commands
 from kongps.server.instances import Instances
 from kongps.server.placement import Placement
-from kongps.server.status import Status
 from kongps.settings import Settings
 
 # Set by run.py: moves received bytes to memory that ends where they end, so that the address
@@ -249,7 +248,7 @@ def _dispatcher() -> Dispatcher:
     with _random_numbers(itertools.repeat(0)):
         dispatcher = new_dispatcher(_PLACEMENT.inline)
     instances = Instances(dispatcher, _PLUGINS, {}, _PLACEMENT, max_instances=1000, call_later=None)
-    Commands(dispatcher, instances, Status(dispatcher, instances, _PLACEMENT, int), "")
+    Commands(instances, int, "")
     for id, plugin in enumerate(_PLUGINS.values(), 1):
         dispatcher.add_instance(Instance(id, plugin, {}, 0.0, plugin.new({})))
     dispatcher.add_instance(Instance(6, plugin, {}, 0.0, {}, "it did not start"))

@@ -20,13 +20,11 @@ from core_defaults import new_dispatcher
 from server_process import Process, serving
 
 from kongps.plugins.loader import from_object
-from kongps.server import configs as configs_module
-from kongps.server import database as database_module
+from kongps.server import instances as instances_module
 from kongps.server import store as store_module
 from kongps.server.commands import Commands
 from kongps.server.instances import Instances
 from kongps.server.placement import Placement
-from kongps.server.status import Status
 from kongps.server.store import InstanceStore, store_path
 from kongps.settings import Settings
 
@@ -296,8 +294,7 @@ def instances_with(
         call_later=call_later,
     )
     instances.store = store
-    status = Status(instances.dispatcher, instances, placement, int)
-    Commands(instances.dispatcher, instances, status, "")
+    Commands(instances, int, "")
     return instances
 
 
@@ -370,7 +367,7 @@ def test_configurations_in_memory_are_bounded(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(configs_module, "MAX_CONFIGS_SIZE", 4000)
+    monkeypatch.setattr(instances_module, "MAX_CONFIGS_SIZE", 4000)
     instances = instances_with(store)
     wire = Direct(instances.dispatcher)
     ids = [wire.start("telling", padded(f"n{n}", 1000)) for n in range(4)]
@@ -397,7 +394,7 @@ def test_a_configuration_without_room_in_memory_fails_its_events_until_there_is_
     caplog: pytest.LogCaptureFixture,
     how: str,
 ) -> None:
-    monkeypatch.setattr(configs_module, "MAX_CONFIGS_SIZE", 4000)
+    monkeypatch.setattr(instances_module, "MAX_CONFIGS_SIZE", 4000)
     monkeypatch.setattr(store_module, "MAX_CONFIG_SIZE", 2500 if how == "not stored" else 1 << 20)
     later: list[Any] = []
     instances = instances_with(store, call_later=lambda seconds, call: later.append(call))
@@ -576,7 +573,7 @@ def test_a_store_that_another_process_holds_is_used_again_when_it_lets_go(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    monkeypatch.setattr(database_module, "LOCK_TIMEOUT", 0.3)
+    monkeypatch.setattr(store_module, "LOCK_TIMEOUT", 0.3)
     again = InstanceStore(store.path)
     assert again.add(1, "p", b"{}", 1.0)
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
@@ -602,7 +599,7 @@ def test_a_store_that_another_process_holds_is_used_again_when_it_lets_go(
 def test_a_reader_of_the_store_that_takes_its_time_does_not_break_it(
     store: InstanceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "LOCK_TIMEOUT", 0.01)
+    monkeypatch.setattr(store_module, "LOCK_TIMEOUT", 0.01)
     again = InstanceStore(store.path)
     assert again.add(1, "p", b"{}", 1.0)
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:

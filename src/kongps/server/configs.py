@@ -1,4 +1,4 @@
-"""Configurations of instances: decoding them, and how much of them is in memory."""
+"""Configurations of instances, as Kong sends them and as InstanceStatus returns them."""
 
 from __future__ import annotations
 
@@ -8,43 +8,6 @@ import msgspec
 
 from kongps.core.wire.msgpack import packb
 from kongps.errors import ConfigError, PackError
-
-# Bytes of configurations in memory, as Kong sends them; their objects take a few times as much.
-# Over a thousand of 200 KB each, which is more than certificates and rules take.
-MAX_CONFIGS_SIZE = 256 << 20
-
-
-class ConfigMemory:
-    """The bytes of the configurations in memory, by the ids of their instances.
-
-    :ivar total: the bytes of all.
-    """
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._sizes: dict[int, int] = {}
-
-    def add(self, id: int, size: int) -> None:
-        """Counts the configuration of an instance."""
-        self._sizes[id] = size
-        self.total += size
-
-    def remove(self, id: int) -> None:
-        """Counts it no more, if it was counted."""
-        self.total -= self._sizes.pop(id, 0)
-
-    def size(self, id: int) -> int:
-        """Bytes that closing an instance would free."""
-        return self._sizes.get(id, 0)
-
-    @property
-    def limit(self) -> int:
-        """Bytes that all may have together."""
-        return MAX_CONFIGS_SIZE
-
-    def missing(self, size: int) -> int:
-        """Bytes that have to be freed before a configuration of `size` bytes is taken."""
-        return self.total + size - self.limit
 
 
 def decode_config(text: Any) -> dict[str, Any]:

@@ -19,9 +19,7 @@ from kongps.plugins.loader import load_directory
 from kongps.server.commands import Commands
 from kongps.server.instances import Instances
 from kongps.server.placement import LoopLike, Placement
-from kongps.server.shutdown import DRAIN_INTERVAL, WATCH_INTERVAL
-from kongps.server.signals import Handlers, signal_handlers
-from kongps.server.status import Status
+from kongps.server.shutdown import DRAIN_INTERVAL, WATCH_INTERVAL, Handlers, signal_handlers
 from kongps.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,11 +74,8 @@ class ServingCore:
             max_instances=settings.max_instances,
             call_later=self.loop.call_later,
         )
-        self.status = Status(
-            self.dispatcher, self.instances, self.placement, lambda: self.loop.streams
-        )
         self.commands = Commands(
-            self.dispatcher, self.instances, self.status, settings.plugins_directory
+            self.instances, lambda: self.loop.streams, settings.plugins_directory
         )
         self._give_back_at = 0.0
 
@@ -201,6 +196,5 @@ def make_dispatcher(
     instances = Instances(
         dispatcher, plugins, {}, placement, max_instances=settings.max_instances, call_later=None
     )
-    status = Status(dispatcher, instances, placement, int)
-    Commands(dispatcher, instances, status, "")
+    Commands(instances, int, "")
     return dispatcher

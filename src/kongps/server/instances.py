@@ -1,4 +1,8 @@
-"""The lifecycle of instances: started by Kong, closed by Kong or when idle, back from the store."""
+"""The lifecycle of instances: started by Kong, closed by Kong or when idle, back from the store.
+
+A plugin's ``start()`` and ``close()`` are called once for each of its instances, where its handlers
+run.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +18,27 @@ from kongps.core.report import report
 from kongps.errors import ConfigError, KongpsError, NoInstance
 from kongps.plugin_names import shown_name, valid_name
 from kongps.plugins.plugin import missing_plugin
-from kongps.server.configs import ConfigMemory, config_bytes, decode_config, sendable
-from kongps.server.hooks import Hooks
-from kongps.server.placement import START
+from kongps.server.configs import config_bytes, decode_config, sendable
+from kongps.server.placement import CLOSE, START
 
 if TYPE_CHECKING:
     from kongps.core.dispatch.dispatcher import Dispatcher
     from kongps.core.dispatch.event import Runner
     from kongps.plugins.plugin import Plugin
-    from kongps.server.hooks import CallLater
     from kongps.server.placement import Placement
     from kongps.server.store import InstanceStore
+
+CallLater = Callable[[float, Callable[[], object]], Any]
 
 # Ids fit the positive int32 that ProtoBuf:1 has for them.
 HIGHEST_INSTANCE_ID = 2**31 - 1
 
 # Seconds after which an instance without room for its configuration may start at its next event.
 NO_ROOM_FOR = 10.0
+
+# Bytes of configurations in memory, as Kong sends them; their objects take a few times as much.
+# Over a thousand of 200 KB each, which is more than certificates and rules take.
+MAX_CONFIGS_SIZE = 256 << 20
 
 # Idle instances that are closed in one go: events wait meanwhile.
 MOST_CLOSED_AT_ONCE = 200
@@ -45,11 +53,13 @@ class Instances:
     :param placement: where plugin code runs.
     :param max_instances: most instances without an event under way; before one more starts, the
         one that was used least recently is closed.
-    :param call_later: such as ``Loop.call_later``; without it nothing is done later.
+    :param call_later: such as ``Loop.call_later``; without it nothing is done later, and no
+        ``start`` is late.
 
     :ivar store: where instances outlive their time in memory; None for nowhere.
     :ivar last_start: when Kong last started an instance, by plugin, seconds since the epoch.
     :ivar last_close: when it last closed one.
+    :ivar closing: how many have yet to close.
     """
 
     store: InstanceStore | None = None
@@ -70,17 +80,14 @@ class Instances:
         self.max_instances = max_instances
         self.last_start: dict[str, float] = {}
         self.last_close: dict[str, float] = {}
-        self._placement = placement
+        self.placement = placement
+        self.closing = 0
         self._call_later = call_later
-        self._hooks = Hooks(dispatcher, placement, call_later)
-        self._configs = ConfigMemory()
+        self._close_when_started: set[Instance] = set()
+        self._config_sizes: dict[int, int] = {}  # bytes of those in memory, by id
+        self._configs_size = 0  # of all together
         self._stored: set[int] = set()  # ids of those in memory that the store has taken
         dispatcher.on_missing_instance(self._restart)
-
-    @property
-    def closing(self) -> int:
-        """How many have yet to close."""
-        return self._hooks.closing
 
     def plugin(self, name: Any) -> Plugin:
         """The plugin with a name.
@@ -186,26 +193,64 @@ class Instances:
             size = len(config_bytes(text))
             self._make_room_for_config(id, size)
             config = decode_config(text)
-            handlers = self._placement.construct(plugin, config)
-            runners = self._placement.runners(plugin)
+            handlers = self.placement.construct(plugin, config)
+            runners = self.placement.runners(plugin)
         except KongpsError as error:
             failure = str(error)
         except BaseException as error:  # whatever a plugin's constructor raises is its own
             failure, raised = f"its constructor raised {type(error).__name__}", error
         shown = name if name in self.plugins else repr(name)
         if failure is not None:
-            failure = f"plugin {shown} did not start for instance {id}: {failure}"
-            report(logging.ERROR, "%s; its requests fail", failure, error=raised, config=config)
+            failure = _report_failure(shown, id, failure, raised, config)
         else:
             report(logging.INFO, "instance %d of plugin %s %s", id, shown, how)
         start = handlers.pop(START, None)
         instance = Instance(id, plugin, sendable(config), started, handlers, failure, runners)
         self.dispatcher.add_instance(instance)
         if config:
-            self._configs.add(id, size)
+            self._config_sizes[id] = size
+            self._configs_size += size
         if start is not None:
-            self._hooks.start(instance, start)
+            self._call_start(instance, start)
         return instance
+
+    def _call_start(self, instance: Instance, start: Callable[[], Any]) -> None:
+        """Calls the plugin's ``start``; events wait until it has ended, and fail if it fails."""
+        ended = False
+
+        def end(failure: str | None, raised: BaseException | None = None) -> None:
+            nonlocal ended
+            if ended:
+                return
+            ended = True
+            if timer is not None:
+                timer.cancel()
+            if failure is not None:
+                failure = _report_failure(
+                    instance.plugin.name, instance.id, failure, raised, instance.config
+                )
+            self.dispatcher.release_events(instance, failure)
+            if instance in self._close_when_started:
+                self._close_when_started.remove(instance)
+                self.closing -= 1
+                self._close(instance)
+
+        def done(_: Any, raised: BaseException | None) -> None:
+            if raised is not None:
+                end(f"its start() raised {type(raised).__name__}", raised)
+            elif ended:  # too late: what it has opened is of no use any more
+                self._call_close(instance)
+            else:
+                end(None)
+
+        instance.hold_events()
+        timeout = self.dispatcher.rules.handler_timeout
+        timer: Any = None
+        if self._call_later is not None and timeout != float("inf"):
+            timer = self._call_later(
+                timeout, lambda: end(f"its start() has not ended in {timeout:g} s")
+            )
+        self.placement.call(instance.plugin, START, start, done)
 
     # --- making room -----------------------------------------------------------------------------
 
@@ -235,17 +280,17 @@ class Instances:
 
         :raises KongpsError: when that would not suffice; then none is closed.
         """
-        missing = self._configs.missing(size)
+        missing = self._configs_size + size - MAX_CONFIGS_SIZE
         if missing <= 0:
             return
         chosen: list[Instance] = []
-        if missing <= self._configs.total:  # else it is too large for all of it
+        if missing <= self._configs_size:  # else it is too large for all of it
             for instance in self.dispatcher.idle_instances(0.0):
-                freed = self._configs.size(instance.id)
+                freed = self._config_sizes.get(instance.id, 0)
                 if missing > 0 and freed and self._comes_back(instance):
                     missing -= freed
                     chosen.append(instance)
-        reason = f"configurations may take {self._configs.limit} bytes of memory"
+        reason = f"configurations may take {MAX_CONFIGS_SIZE} bytes of memory"
         if missing > 0:
             if self._call_later is not None:
                 self._call_later(NO_ROOM_FOR, lambda: self._try_again(id))
@@ -284,7 +329,7 @@ class Instances:
                 how,
                 reason,
             )
-            self._hooks.close(instance)
+            self._close(instance)
 
     # --- closing ---------------------------------------------------------------------------------
 
@@ -295,8 +340,38 @@ class Instances:
         """
         instance = self.dispatcher.remove_instance(id)
         self._stored.discard(id)
-        self._configs.remove(id)
+        self._configs_size -= self._config_sizes.pop(id, 0)
         return instance
+
+    def _close(self, instance: Instance) -> None:
+        """Calls the plugin's ``close``, if its object has one and has started."""
+        if instance.failure is not None:
+            return
+        if instance.has_started:
+            self._call_close(instance)
+        elif instance.close is not None:
+            self._close_when_started.add(instance)
+            self.closing += 1
+
+    def _call_close(self, instance: Instance) -> None:
+        if instance.close is None:
+            return
+
+        def done(_: Any, raised: BaseException | None) -> None:
+            self.closing -= 1
+            if raised is not None:  # a plugin that fails to close harms no other
+                report(
+                    logging.ERROR,
+                    "plugin %s, close of instance %d raised %s",
+                    instance.plugin.name,
+                    instance.id,
+                    type(raised).__name__,
+                    error=raised,
+                    config=instance.config,
+                )
+
+        self.closing += 1
+        self.placement.call(instance.plugin, CLOSE, instance.close, done)
 
     def trim_store(self) -> None:
         """Makes the store forget what has not been used for long."""
@@ -315,7 +390,7 @@ class Instances:
         with contextlib.suppress(KongpsError):  # it is only in the store
             self._remove(id)
         self.last_close[instance.plugin.name] = time.time()
-        self._hooks.close(instance)
+        self._close(instance)
         report(logging.INFO, "instance %d of plugin %s closed", id, instance.plugin.name)
         return instance
 
@@ -324,7 +399,7 @@ class Instances:
         with contextlib.suppress(KongpsError):
             instance = self._remove(id)
             self.last_close[instance.plugin.name] = time.time()
-            self._hooks.close(instance)
+            self._close(instance)
 
     def close_all(self) -> None:
         """Closes every instance, as the server does at its end. Those in the store stay there."""
@@ -333,4 +408,13 @@ class Instances:
             self.store.close()
         for instance in instances:
             self._remove(instance.id)
-            self._hooks.close(instance)
+            self._close(instance)
+
+
+def _report_failure(
+    plugin: str, id: int, reason: str, raised: BaseException | None, config: dict[str, Any]
+) -> str:
+    """Logs that an instance did not start; returns what its events fail with."""
+    failure = f"plugin {plugin} did not start for instance {id}: {reason}"
+    report(logging.ERROR, "%s; its requests fail", failure, error=raised, config=config)
+    return failure

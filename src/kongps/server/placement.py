@@ -9,6 +9,7 @@ from then on.
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 
 from kongps.core.dispatch.event import Event, Runner
@@ -67,33 +68,28 @@ class Placement:
         self.watchdog = Watchdog(
             self.inline.watched(), settings.block_threshold or forever, self._timeout, self._blocked
         )
-        self._threads: ThreadRunner | None = None
-        self._asyncio: AsyncRunner | None = None
+        self._off_loop: list[ThreadRunner | AsyncRunner] = []
         # Plugin and what was called: those that have moved to threads, and those that were logged.
         self._moved: set[tuple[str, str]] = set()
         self._logged: set[tuple[str, str]] = set()
 
-    @property
+    @cached_property
     def threads(self) -> ThreadRunner:
         """The pool of threads, made when it is first needed."""
-        if self._threads is None:
-            assert self._loop is not None
-            self._threads = ThreadRunner(
-                self._loop.call_soon_threadsafe, self._loop.lock, self._most_threads
-            )
-        return self._threads
+        assert self._loop is not None
+        runner = ThreadRunner(self._loop.call_soon_threadsafe, self._loop.lock, self._most_threads)
+        self._off_loop.append(runner)
+        return runner
 
-    @property
+    @cached_property
     def asyncio(self) -> AsyncRunner:
         """The asyncio loop, started when it is first needed."""
-        if self._asyncio is None:
-            from kongps.core.runners.asyncio import AsyncRunner
+        from kongps.core.runners.asyncio import AsyncRunner
 
-            assert self._loop is not None
-            self._asyncio = AsyncRunner(
-                self._loop.call_soon_threadsafe, self._loop.lock, self._submit
-            )
-        return self._asyncio
+        assert self._loop is not None
+        runner = AsyncRunner(self._loop.call_soon_threadsafe, self._loop.lock, self._submit)
+        self._off_loop.append(runner)
+        return runner
 
     # --- where something runs --------------------------------------------------------------------
 
@@ -168,24 +164,19 @@ class Placement:
 
     def end_late(self) -> None:
         """Gives up what takes too long and is no event's handler that Kong waits for."""
-        if self._threads is not None:
-            self._threads.end_late(self._timeout)
-        if self._asyncio is not None:
-            self._asyncio.end_late(self._timeout)
+        for runner in self._off_loop:
+            runner.end_late(self._timeout)
 
     def after_fork(self) -> None:
         """In a child process that a handler has forked: no handler is to answer from there."""
-        for runner in (self._threads, self._asyncio):
-            if runner is not None:
-                runner.after_fork()
+        for runner in self._off_loop:
+            runner.after_fork()
 
     def stop(self) -> None:
         """Ends what runs beside the loop; threads that are stuck are not waited for."""
         self.watchdog.stop()
-        if self._threads is not None:
-            self._threads.stop()
-        if self._asyncio is not None:
-            self._asyncio.stop()
+        for runner in self._off_loop:
+            runner.stop()
 
     # --- what blocks -----------------------------------------------------------------------------
 

@@ -8,26 +8,28 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kongps._version import __version__
 from kongps.core.connection import serve
 from kongps.errors import ServerError
+from kongps.server.commands import log_numbers
 from kongps.server.core import ServingCore
-from kongps.server.shutdown import DRAIN_INTERVAL, WATCH_INTERVAL, GracefulStop, end_process_after
-from kongps.server.signals import Handlers
-from kongps.server.sockets import SocketFiles
-from kongps.server.status import log_numbers
+from kongps.server.shutdown import (
+    DRAIN_INTERVAL,
+    WATCH_INTERVAL,
+    Handlers,
+    ListeningServer,
+    end_process_after,
+)
 
 if TYPE_CHECKING:
     import socket
 
-    from kongps.core.io.loop import Loop
     from kongps.plugins.plugin import Plugin
     from kongps.settings import Settings
 
 logger = logging.getLogger("kongps")
 
 
-class Server:
+class Server(ListeningServer):
     """A plugin server.
 
     :param settings: its settings.
@@ -36,37 +38,26 @@ class Server:
     """
 
     def __init__(self, settings: Settings, plugins: dict[str, Plugin] | None = None) -> None:
-        parent = os.getppid()
-        self.settings = settings
+        super().__init__(settings)
         self.core = ServingCore(settings, plugins)
-        self._sockets = SocketFiles()
-        self._stop = GracefulStop(
-            self.core.loop,
-            self._sockets,
-            settings,
-            parent,
-            connections=lambda: self.core.loop.streams,
-            begin=self._begin_stop,
-            at_once=self.core.loop.stop,
-        )
+        self.loop = self.core.loop  # `call_soon_threadsafe` of it is for other threads
         self._signals = 0
 
-    @property
-    def loop(self) -> Loop:
-        """The loop that serves; ``call_soon_threadsafe`` of it is for other threads."""
-        return self.core.loop
+    def connections(self) -> int:
+        """The number of Kong's connections."""
+        return self.loop.streams
 
     def open(self) -> None:
         """Opens the socket; Kong can connect from now on.
 
         :raises ServerError: when the path cannot be used, or a live server listens there.
         """
-        self._sockets.open_all(self.settings, self._listen)
+        self.sockets.open_all(self.settings, self._listen)
         self._open_store()
 
     def _listen(self, listening: socket.socket) -> None:
         serve(
-            self.core.loop,
+            self.loop,
             listening,
             self.core.dispatcher,
             self.core.unfinished,
@@ -92,10 +83,10 @@ class Server:
 
         :raises ServerError: when plugin code has closed file descriptors that the server needs.
         """
-        if not self._sockets.paths:
+        if not self.sockets.paths:
             self.open()
-        loop = self.core.loop
-        loop.call_every(WATCH_INTERVAL, self._stop.watch)
+        loop = self.loop
+        loop.call_every(WATCH_INTERVAL, self.watch)
         handlers: Handlers = {
             signal.SIGTERM: self._on_stop_signal,
             signal.SIGINT: self._on_stop_signal,
@@ -103,18 +94,17 @@ class Server:
             signal.SIGHUP: partial(loop.call_soon_threadsafe, self._on_sighup),
         }
         with self.core.running(handlers):
-            log_start(list(self.core.plugins), self._sockets.paths, self.core.placements())
+            self.log_start(list(self.core.plugins), self.core.placements())
             try:
                 loop.run()
             finally:
-                self._sockets.remove()
-                loop.close_listeners()
+                self.close_sockets()
         if loop.failed is not None:
             raise ServerError(loop.failed)
         logger.info("kongps has stopped")
 
     def _on_sigusr1(self) -> None:
-        log_numbers(self.core.status.numbers())
+        log_numbers(self.core.commands.numbers())
 
     def _on_sighup(self) -> None:
         logger.warning(
@@ -128,19 +118,24 @@ class Server:
 
         From any thread, or a signal handler. A second call does not wait for events.
         """
-        self.core.loop.call_soon_threadsafe(self._stop.stop)
+        self.loop.call_soon_threadsafe(self.stop_now)
 
     def _on_stop_signal(self) -> None:
         """Stops, and ends the process when plugin code holds up the loop. In the signal handler."""
-        self._sockets.offer()  # now, while the loop may be busy: a new server may wait
+        self.sockets.offer()  # now, while the loop may be busy: a new server may wait
         end_process_after(0.0 if self._signals else self.settings.shutdown_timeout)
         self._signals += 1
-        self.core.loop.call_soon_threadsafe(self._stop.on_signal)
+        self.loop.call_soon_threadsafe(self.stop_on_signal)
 
-    def _begin_stop(self) -> None:
+    def stop_at_once(self) -> None:
+        """Ends without waiting for events any more."""
+        self.loop.stop()
+
+    def begin_stop(self) -> None:
+        """Logs it, and ends when nothing is left to do."""
         logger.info("stopping; %d events are running", self.core.dispatcher.live_events)
         # Who has just connected gets that long to send a request.
-        self.core.loop.call_later(DRAIN_INTERVAL, self._drain)
+        self.loop.call_later(DRAIN_INTERVAL, self._drain)
 
     def _drain(self) -> None:
         """Ends the loop when nothing is left to do.
@@ -149,7 +144,7 @@ class Server:
         on any of them. Kong has them in its pool and goes on using them, which is well until a new
         server listens; then each is closed when what came on it is done.
         """
-        loop, left = self.core.loop, self._stop.left
+        loop, left = self.loop, self.left
         if self.core.dispatcher.live_events:
             replaced = os.path.exists(self.settings.socket)
             loop.draining = replaced or left < self.settings.shutdown_timeout / 2
@@ -159,18 +154,4 @@ class Server:
         if loop.streams and left > 0:
             loop.call_later(DRAIN_INTERVAL, self._drain)
         else:
-            self.core.end(self._stop.deadline)
-
-
-def log_start(plugins: list[str], paths: list[str], placements: list[str], more: str = "") -> None:
-    """Logs what is served where, and where handlers run.
-
-    :param plugins: the names of the plugins.
-    :param paths: the sockets.
-    :param placements: a line for each plugin.
-    :param more: what else there is to know of the server.
-    """
-    what, where = ", ".join(plugins) or "no plugin", " and ".join(paths) + more
-    logger.info("kongps %s serves %s on %s (pid %d)", __version__, what, where, os.getpid())
-    for line in placements:
-        logger.info("%s", line)
+            self.core.end(self.deadline)

@@ -34,6 +34,7 @@ RETRY_INTERVAL = 0.02
 # Seconds that a server that ends waits for the lock on its socket's directory. Servers hold it for
 # a moment; other programs may hold it for long.
 LOCK_TIMEOUT = 0.2
+FOREVER = float("inf")
 
 
 def open_socket(path: str, mode: int, backlog: int, patience: float) -> socket.socket:
@@ -91,44 +92,34 @@ def _listen(path: str, fresh: str, mode: int, backlog: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _locked(directory: str) -> Iterator[None]:
-    """Keeps other servers from putting a socket into a directory for a moment."""
-    try:
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise ServerError(f"cannot use the directory {directory}: {error.strerror}") from None
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        _unlock(handle)
+def _locked(directory: str, patience: float = FOREVER) -> Iterator[None]:
+    """Keeps other servers from putting a socket into a directory for a moment.
 
-
-@contextlib.contextmanager
-def _locked_if_possible(directory: str) -> Iterator[None]:
-    """The same for a server that ends: it does not fail, and does not wait for long."""
+    :param directory: the directory.
+    :param patience: seconds to wait for the lock; after them, and where there are no locks, the
+        block runs without it.
+    :raises ServerError: when the directory cannot be used, for who waits for ever.
+    """
     handle = -1
-    with contextlib.suppress(OSError):
+    deadline = time.monotonic() + patience
+    try:
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        deadline = time.monotonic() + LOCK_TIMEOUT
         while time.monotonic() < deadline:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 time.sleep(RETRY_INTERVAL)
+    except OSError as error:
+        if handle < 0 and patience == FOREVER:
+            raise ServerError(f"cannot use the directory {directory}: {error.strerror}") from None
     try:
         yield
     finally:
         if handle >= 0:
-            _unlock(handle)
-
-
-def _unlock(handle: int) -> None:
-    with contextlib.suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_UN)  # also for a child that a plugin has forked meanwhile
-    os.close(handle)
+            with contextlib.suppress(OSError):  # also for a child that a plugin forked meanwhile
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
 
 
 def _is_taken(path: str) -> bool:
@@ -241,7 +232,7 @@ class SocketFiles:
         """
         while self._made:
             path = next(reversed(self._made))
-            with _locked_if_possible(os.path.dirname(path) or "."):
+            with _locked(os.path.dirname(path) or ".", LOCK_TIMEOUT):
                 if self._is_ours(path):
                     _remove(path)
             del self._made[path]

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 # Seconds that workers get to send their part of the server's status.
 STATUS_PATIENCE = 2.0
 
+# What is added up over the workers of a server.
+SUMMED = ("Events", "EventsHandled", "Instances", "Connections", "Memory")
+
+# Fields of a plugin of which the latest of any worker counts.
+LATEST = ("LoadTime", "Modtime", "LastStartInstance", "LastCloseInstance")
+
 
 def packed(name: str, *args: object) -> bytes:
     """A message."""
@@ -48,6 +54,8 @@ class Gathering:
     :param workers: what tells the workers apart.
     :param done: called once, with the parts that have come when all have, or when time is over.
     :param parts: those that are known already.
+
+    :ivar finished: whether `done` was called.
     """
 
     def __init__(
@@ -60,7 +68,7 @@ class Gathering:
         self._waiting = set(workers)
         self._done = done
         self._parts = list(parts)
-        self._finished = False
+        self.finished = False
         self._timer = loop.call_later(STATUS_PATIENCE, self._finish)
         if not self._waiting:
             self._finish()
@@ -74,7 +82,32 @@ class Gathering:
             self._finish()
 
     def _finish(self) -> None:
-        if not self._finished:
-            self._finished = True
+        if not self.finished:
+            self.finished = True
             self._timer.cancel()
             self._done(self._parts)
+
+
+def merged(parts: list[dict[str, Any]], pid: int) -> dict[str, Any]:
+    """The status of a server, from that of its workers.
+
+    :param parts: what ``Commands.get_status`` gave in each.
+    :param pid: the process id of the server.
+    """
+    whole: dict[str, Any] = {"Pid": pid, **added_up(parts)}
+    whole["Workers"] = [{name: part[name] for name in ("Pid", *SUMMED)} for part in parts]
+    plugins: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for name, plugin in part["Plugins"].items():
+            known = plugins.setdefault(name, {**plugin, "Instances": []})
+            ids = {row["Id"] for row in known["Instances"]}
+            known["Instances"] += [row for row in plugin["Instances"] if row["Id"] not in ids]
+            for field in LATEST:
+                known[field] = max(known[field], plugin[field])
+    whole["Plugins"] = plugins
+    return whole
+
+
+def added_up(parts: list[dict[str, Any]]) -> dict[str, int]:
+    """The sums of what several workers hold."""
+    return {name: sum(part[name] for part in parts) for name in SUMMED}

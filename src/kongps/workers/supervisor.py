@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from functools import partial
@@ -16,15 +15,19 @@ from typing import TYPE_CHECKING, Any, Callable
 from kongps.core.io.loop import Loop
 from kongps.core.workers.channel import Channel, signal_at_end_of_parent
 from kongps.errors import ServerError, UsageError
-from kongps.server.server import log_start
-from kongps.server.shutdown import DRAIN_INTERVAL, STOP_GRACE, WATCH_INTERVAL, GracefulStop
-from kongps.server.signals import Handlers, signal_handlers
-from kongps.server.sockets import SocketFiles
-from kongps.server.status import added_up, log_numbers
-from kongps.workers.messages import Gathering, receive
+from kongps.server.commands import log_numbers
+from kongps.server.shutdown import (
+    DRAIN_INTERVAL,
+    STOP_GRACE,
+    WATCH_INTERVAL,
+    Handlers,
+    ListeningServer,
+    signal_handlers,
+)
+from kongps.workers.messages import Gathering, added_up, receive
 from kongps.workers.reloads import Generations, watch
 from kongps.workers.worker import work
-from kongps.workers.worker_process import WorkerProcess, WorkerProcesses
+from kongps.workers.worker_process import WorkerProcess, WorkerProcesses, fork_with_channel
 
 if TYPE_CHECKING:
     from kongps.plugins.plugin import Plugin
@@ -43,7 +46,7 @@ LONGEST_PAUSE = 10.0
 Job = Callable[[], int]
 
 
-class Supervisor:
+class Supervisor(ListeningServer):
     """Starts workers, passes them connections, and replaces those that die.
 
     :param settings: the server's settings.
@@ -51,24 +54,14 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings, plugins: dict[str, Plugin] | None = None) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.plugins = plugins
         if settings.reload and importlib.util.find_spec("watchfiles") is None:
             raise UsageError("--reload needs watchfiles: python -m pip install 'kongps[reload]'")
         self.loop = Loop(settings.max_connections)
         self.workers = WorkerProcesses(self.loop, settings)
         self.generations = Generations(self.workers, settings, self._start)
-        self.sockets = SocketFiles()
         self._pid = os.getpid()
-        self._stop = GracefulStop(
-            self.loop,
-            self.sockets,
-            settings,
-            os.getppid(),
-            connections=lambda: self.workers.broker.connections,
-            begin=self._begin_stop,
-            at_once=self._stop_at_once,
-        )
         self._kill_at = 0.0
         self._to_fork: list[int] = []  # generations of the workers to fork
         self._pause = 0.0
@@ -79,8 +72,7 @@ class Supervisor:
         self._opened = False
         self._finished = False
         self._watcher: Channel | None = None
-        self._gatherings: dict[int, Gathering] = {}
-        self._request = 0
+        self._gathering: Gathering | None = None
         self._messages: dict[str, Callable[..., object]] = {
             "ready": self._on_ready,
             "failed": self._on_failed,
@@ -96,8 +88,8 @@ class Supervisor:
         :raises ServerError: when the socket cannot be opened, or no plugin loaded.
         """
         calls = {
-            signal.SIGTERM: self._stop.on_signal,
-            signal.SIGINT: self._stop.on_signal,
+            signal.SIGTERM: self.stop_on_signal,
+            signal.SIGINT: self.stop_on_signal,
             signal.SIGHUP: self.reload,
             signal.SIGUSR1: self._on_sigusr1,
             signal.SIGCHLD: self._on_sigchld,
@@ -115,7 +107,7 @@ class Supervisor:
 
     def _supervise(self) -> Job | None:
         """Runs the loop; in each process that is forked meanwhile, returns what it is to do."""
-        self.loop.call_every(WATCH_INTERVAL, self._stop.watch)
+        self.loop.call_every(WATCH_INTERVAL, self.watch)
         try:
             if self.settings.reload:
                 job = self._fork_watcher()
@@ -129,7 +121,6 @@ class Supervisor:
                         continue
                     assignment = self.workers.fork(generation, self._receive)
                     if assignment is not None:
-                        self.loop.forked()
                         return partial(work, self.settings, assignment, self.plugins)
                 self.loop.run()
                 if self.loop.failed is not None:
@@ -142,15 +133,11 @@ class Supervisor:
 
     def _fork_watcher(self) -> Job | None:
         """Starts the process that watches the plugins directory."""
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        near.setblocking(False)
-        if os.fork() == 0:
-            near.close()
-            self.loop.forked()
-            return partial(self._watch_directory, far.detach())
-        far.close()
+        pid, end = fork_with_channel(self.loop)
+        if pid == 0:
+            return partial(self._watch_directory, end)
         self._watcher = Channel(lambda data, fds: self.reload(), None)
-        self._watcher.start(self.loop, near.detach())
+        self._watcher.start(self.loop, end)
         logger.info("watching %s for changes", self.settings.plugins_directory)
         return None
 
@@ -251,9 +238,9 @@ class Supervisor:
 
     def _on_signalled(self, worker: WorkerProcess) -> None:
         """A worker has got a signal to stop: it stops with the server, or another replaces it."""
-        if self._stop.begun:
+        if self.stopping:
             worker.send("stop", 0.0)
-        elif not worker.leaving and not self._stop.requested:
+        elif not worker.leaving and not self.stop_requested:
             self.workers.retire(worker)
 
     def _serve_linked(self) -> None:
@@ -278,9 +265,7 @@ class Supervisor:
             self._fail_to_start(str(error))
             return False
         self._store = self._choose_store()
-        names, placements = self._placements
-        with_workers = f" with {self.settings.workers} workers"
-        log_start(names, self.sockets.paths, placements, with_workers)
+        self.log_start(*self._placements, f" with {self.settings.workers} workers")
         return True
 
     def _choose_store(self) -> str | None:
@@ -308,7 +293,7 @@ class Supervisor:
 
     def reload(self) -> None:
         """Loads the plugins again, in new workers; the old ones go when the new ones serve."""
-        if self._stop.requested or not self.sockets.paths:
+        if self.stop_requested or not self.sockets.paths:
             return
         if self.plugins is not None:
             logger.warning("the plugin of a program that serves itself cannot be reloaded")
@@ -320,11 +305,16 @@ class Supervisor:
     @property
     def _ending(self) -> bool:
         """Whether workers end, and are not replaced."""
-        return self._stop.begun or self._failure is not None
+        return self.stopping or self._failure is not None
 
-    def _begin_stop(self) -> None:
-        self._kill_at = self._stop.deadline + STOP_GRACE
-        gone = self.settings.shutdown_timeout - self._stop.left
+    def connections(self) -> int:
+        """The number of Kong's connections."""
+        return self.workers.broker.connections
+
+    def begin_stop(self) -> None:
+        """Ends the workers, and when they have ended, the loop."""
+        self._kill_at = self.deadline + STOP_GRACE
+        gone = self.settings.shutdown_timeout - self.left
         logger.info("stopping; %d workers end", len(self.workers))
         self._to_fork.clear()
         for worker in self.workers:
@@ -334,7 +324,8 @@ class Supervisor:
         else:
             self._finish()
 
-    def _stop_at_once(self) -> None:
+    def stop_at_once(self) -> None:
+        """Ends the workers without waiting for their events any more."""
         for worker in self.workers:
             worker.send("end")
         self._kill_at = min(self._kill_at, time.monotonic() + STOP_GRACE)
@@ -365,8 +356,7 @@ class Supervisor:
             worker.kill()
         if self._watcher is not None:
             self._watcher.hang_up()
-        self.sockets.remove()
-        self.loop.close_listeners()
+        self.close_sockets()
         if self._private is not None:
             shutil.rmtree(self._private, ignore_errors=True)
 
@@ -374,21 +364,18 @@ class Supervisor:
 
     def _on_sigusr1(self) -> None:
         """Logs what all workers together hold."""
-        self._request += 1
+        if self._gathering is not None and not self._gathering.finished:
+            return  # what is logged soon answers this signal too
         ready = [worker for worker in self.workers if worker.ready]
-        done = partial(self._log_numbers, self._request)
-        gathering = Gathering(self.loop, [worker.pid for worker in ready], done)
-        if ready:
-            self._gatherings[self._request] = gathering
+        self._gathering = Gathering(
+            self.loop,
+            [worker.pid for worker in ready],
+            lambda parts: log_numbers({**added_up(parts), "Pid": os.getpid()}),
+        )
         for worker in ready:
-            worker.send("numbers", self._request)
+            worker.send("numbers")
 
-    def _on_numbers(self, worker: WorkerProcess, request: int, numbers: dict[str, Any]) -> None:
+    def _on_numbers(self, worker: WorkerProcess, numbers: dict[str, Any]) -> None:
         """A worker has sent what it holds."""
-        gathering = self._gatherings.get(request)
-        if gathering is not None:
-            gathering.receive(worker.pid, numbers)
-
-    def _log_numbers(self, request: int, parts: list[dict[str, Any]]) -> None:
-        self._gatherings.pop(request, None)
-        log_numbers({**added_up(parts), "Pid": os.getpid()})
+        if self._gathering is not None:
+            self._gathering.receive(worker.pid, numbers)

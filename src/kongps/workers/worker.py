@@ -16,12 +16,11 @@ from kongps.core.workers.journal import Journal
 from kongps.core.workers.relay import Routes
 from kongps.core.workers.worker_connection import SupervisorChannel
 from kongps.errors import KongpsError
+from kongps.server.commands import log_numbers
 from kongps.server.core import ServingCore
-from kongps.server.shutdown import DRAIN_INTERVAL, SUCCESSOR_TIME, end_process_after
-from kongps.server.signals import Handlers
-from kongps.server.status import log_numbers, merged
+from kongps.server.shutdown import DRAIN_INTERVAL, SUCCESSOR_TIME, Handlers, end_process_after
 from kongps.stdio import print_at_once, stdout_kept_clean
-from kongps.workers.messages import Gathering, packed, receive, send_last
+from kongps.workers.messages import Gathering, merged, packed, receive, send_last
 
 if TYPE_CHECKING:
     from kongps.plugins.plugin import Plugin
@@ -64,7 +63,7 @@ class Worker:
         self.assignment = assignment
         self.core = core = ServingCore(settings, plugins)
         core.dispatcher.tag_event_ids(assignment.number)
-        core.status.connections = self._connections
+        core.commands.connections = self._connections
         self.routes = Routes(assignment.number, core.loop, core.dispatcher.lost_events_pass)
         self._messages: dict[str, Callable[..., object]] = {
             "store": self._use_store,
@@ -145,9 +144,9 @@ class Worker:
         self.routes.add(worker, calls, answers, self.core.dispatcher, self._peer_commands)
         self._send("linked", worker)
 
-    def _send_numbers(self, request: int) -> None:
+    def _send_numbers(self) -> None:
         """The supervisor asks what this worker holds."""
-        self._send("numbers", request, self.core.status.numbers())
+        self._send("numbers", self.core.commands.numbers())
 
     def _retire(self) -> None:
         """Passes back its connections, each when it is idle, finishes its events, and ends."""
@@ -240,7 +239,7 @@ class Worker:
             self.core.loop,
             [peer.worker for peer in peers],
             lambda parts: done(merged(parts, self.assignment.supervisor)),
-            [self.core.status.whole()],
+            [self.core.commands.get_status(0)],
         )
         for peer in peers:
             peer.ask("kongps.Status", 0, partial(gathering.receive, peer.worker))

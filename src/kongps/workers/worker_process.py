@@ -120,18 +120,13 @@ class WorkerProcesses:
         while self._number in alive:
             self._number = (self._number + 1) % MOST_NUMBERS
         supervisor = os.getpid()
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        near.setblocking(False)
-        far.setblocking(False)
-        pid = os.fork()
+        pid, end = fork_with_channel(self._loop)
         if pid == 0:
-            near.close()
-            return Assignment(self._number, self._journal, area, far.detach(), supervisor)
-        far.close()
+            return Assignment(self._number, self._journal, area, end, supervisor)
         channel = WorkerChannel(self.broker, area, lambda data, fds: receive(worker, data), None)
         worker = WorkerProcess(self._number, pid, generation, time.monotonic(), channel)
         self._by_pid[pid] = worker
-        channel.start(self._loop, near.detach())
+        channel.start(self._loop, end)
         return None
 
     def reap(self) -> Iterator[tuple[WorkerProcess, str, int]]:
@@ -190,6 +185,22 @@ class WorkerProcesses:
         worker.leaving = True
         self.broker.close(worker.channel)
         worker.send("retire")
+
+
+def fork_with_channel(loop: Loop) -> tuple[int, int]:
+    """Forks a process that has a channel to this one, and not this one's loop.
+
+    :returns: its process id, 0 in the process itself, and the file descriptor of the channel's end.
+    """
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near.setblocking(False)
+    far.setblocking(False)
+    pid = os.fork()
+    if pid == 0:
+        near, far = far, near
+        loop.forked()
+    far.close()
+    return pid, near.detach()
 
 
 def _how_it_ended(status: int) -> str:
