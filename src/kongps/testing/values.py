@@ -5,31 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Union
 from urllib.parse import quote, unquote_to_bytes
 
 import msgpack
-
-__all__ = [
-    "BodyPath",
-    "Failure",
-    "HeaderValue",
-    "Headers",
-    "LuaError",
-    "MultiMap",
-    "decode_query",
-    "encode_query",
-    "json_text",
-    "lua_tostring",
-    "lua_value",
-    "normalize_path",
-    "pack",
-    "query_table",
-    "single_or_list",
-    "text",
-    "to_bytes",
-    "unpacker",
-]
 
 HeaderValue = Union[str, bytes, int, float, bool, Iterable[Union[str, bytes]]]
 
@@ -48,13 +28,11 @@ class LuaError(Exception):
         self.drops_connection = drops_connection
 
 
+@dataclass
 class Failure:
     """What a PDK function returns for Lua's ``nil, "reason"``."""
 
-    __slots__ = ("reason",)
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    reason: str
 
 
 class BodyPath(str):
@@ -163,8 +141,6 @@ class Headers(Mapping[str, str]):
         return isinstance(name, str) and bool(self.all(name))
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Headers):
-            return self.multi() == other.multi()
         if isinstance(other, Mapping):
             return self.multi() == Headers(other).multi()
         return NotImplemented
@@ -172,11 +148,7 @@ class Headers(Mapping[str, str]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        shown = {name: values[0] if len(values) == 1 else values for name, values in self._named()}
-        return f"Headers({shown!r})"
-
-    def _named(self) -> list[tuple[str, list[str]]]:
-        return [(name, self.all(name)) for name in self]
+        return f"Headers({single_or_list({name: self.all(name) for name in self})!r})"
 
 
 # --- Lua --------------------------------------------------------------------------------------
@@ -197,6 +169,17 @@ def lua_value(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [lua_value(item) for item in value]
     raise LuaError(f"pack: cannot pack a {type(value).__name__}", drops_connection=True)
+
+
+def lua_type(value: Any) -> str:
+    """``value``'s type as Lua names it."""
+    if value is None:
+        return "nil"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, (int, float)):
+        return "number"
+    return "string" if isinstance(value, (str, bytes)) else "table"
 
 
 def lua_tostring(value: Any) -> str:

@@ -6,50 +6,20 @@ import re
 from typing import Any
 
 from kongps.testing.exchange import Exchange
-from kongps.testing.functions.table import (
-    ACCESS,
-    REQUEST,
-    ROUTED,
-    check_string,
-    check_table,
-    pdk,
+from kongps.testing.functions import check
+from kongps.testing.functions.table import ACCESS, REQUEST, ROUTED, pdk
+from kongps.testing.values import LuaError, lua_tostring, text
+
+pdk("kong.client.get_ip", not_in_log=True)(lambda x: x.request.client_ip)
+pdk("kong.client.get_forwarded_ip", not_in_log=True)(lambda x: x.forwarded_ip)
+pdk("kong.client.get_port", not_in_log=True)(lambda x: x.request.client_port)
+pdk("kong.client.get_forwarded_port", not_in_log=True)(lambda x: x.forwarded_port)
+pdk("kong.client.get_credential", ROUTED, step="StepCredential")(lambda x: x.credential)
+pdk("kong.client.get_consumer", ROUTED, step="StepConsumer")(lambda x: x.consumer)
+pdk("kong.client.tls.get_full_client_certificate_chain", REQUEST, since="2.1", not_in_log=True)(
+    lambda x: x.kong.client_certificate
 )
-from kongps.testing.values import (
-    LuaError,
-    lua_tostring,
-    text,
-)
-
-
-@pdk("kong.client.get_ip", not_in_log=True)
-def _client_ip(x: Exchange) -> Any:
-    return x.request.client_ip
-
-
-@pdk("kong.client.get_forwarded_ip", not_in_log=True)
-def _forwarded_ip(x: Exchange) -> Any:
-    return x.forwarded_ip
-
-
-@pdk("kong.client.get_port", not_in_log=True)
-def _client_port(x: Exchange) -> Any:
-    return x.request.client_port
-
-
-@pdk("kong.client.get_forwarded_port", not_in_log=True)
-def _forwarded_client_port(x: Exchange) -> Any:
-    return x.forwarded_port
-
-
-@pdk("kong.client.get_credential", ROUTED, step="StepCredential")
-def _credential(x: Exchange) -> Any:
-    return x.credential
-
-
-@pdk("kong.client.get_consumer", ROUTED, step="StepConsumer")
-def _consumer(x: Exchange) -> Any:
-    return x.consumer
-
+pdk("kong.cluster.get_id", since="2.3")(lambda x: x.kong.cluster_id)
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
 
@@ -73,9 +43,9 @@ def _load_consumer(x: Exchange, consumer_id: Any, by_username: Any = None) -> An
 @pdk("kong.client.authenticate", ACCESS, step="StepCredential")
 def _authenticate(x: Exchange, consumer: Any = None, credential: Any = None) -> None:
     if consumer is not None:
-        check_table(consumer, "consumer")
+        check.table(consumer, "consumer")
     if credential is not None:
-        check_table(credential, "credential")
+        check.table(credential, "credential")
     if consumer is None and credential is None:
         raise LuaError("either credential or consumer must be provided")
     x.consumer = dict(consumer) if consumer else None
@@ -103,29 +73,8 @@ def _protocol(x: Exchange, allow_terminated: Any = None) -> Any:
     return (x.forwarded("proto") if allow_terminated else None) or x.request.scheme
 
 
-@pdk("kong.client.tls.request_client_certificate", "certificate", since="2.1")
-@pdk("kong.client.tls.disable_session_reuse", "certificate", since="2.1")
-def _tls_setting(x: Exchange, value: Any = None) -> Any:
-    return True
-
-
-@pdk("kong.client.tls.disable_http2_alpn", "client_hello", since="3.0")
-def _client_hello(x: Exchange) -> Any:
-    return True
-
-
-@pdk("kong.client.tls.get_full_client_certificate_chain", REQUEST, since="2.1", not_in_log=True)
-def _certificate_chain(x: Exchange) -> Any:
-    return x.kong.client_certificate
-
-
 @pdk("kong.client.tls.set_client_verify", "rewrite, access, balancer, response", since="2.1")
 def _set_client_verify(x: Exchange, verify: Any) -> None:
-    given = check_string(verify, "client verify")
+    given = check.string(verify, "client verify")
     if given not in ("SUCCESS", "NONE") and not given.startswith("FAILED"):
         raise LuaError(f"unknown client verify value: {given}")
-
-
-@pdk("kong.cluster.get_id", since="2.3")
-def _cluster_id(x: Exchange) -> Any:
-    return x.kong.cluster_id

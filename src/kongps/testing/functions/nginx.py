@@ -5,25 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from kongps.testing.exchange import Exchange
-from kongps.testing.functions.table import (
-    as_key,
-    check_string,
-    is_number,
-    pdk,
-    put,
-)
+from kongps.testing.functions import check
+from kongps.testing.functions.table import as_key, pdk, put
 from kongps.testing.values import (
     Failure,
     LuaError,
     decode_query,
     lua_tostring,
+    lua_type,
     normalize_path,
 )
+
+pdk("kong.nginx.get_ctx")(lambda x, key: x.ctx.get(as_key(key)))
+pdk("kong.nginx.set_ctx", since="2.3")(lambda x, key, value=None: put(x.ctx, key, value))
+pdk("kong.nginx.req_start_time")(lambda x: int(x.started * 1000) / 1000)
+pdk("kong.nginx.get_subsystem")(lambda x: x.subsystem)
+pdk("kong.node.get_id")(lambda x: x.kong.node_id)
+pdk("kong.node.get_hostname", since="2.3")(lambda x: x.kong.hostname)
+pdk("kong.plugin.get_id", since="3.3")(lambda x: x.plugin.id if x.plugin else None)
 
 
 @pdk("kong.nginx.get_var", not_in_log=True)
 def _get_var(x: Exchange, name: Any) -> Any:
-    name = check_string(name, "name")
+    name = check.string(name, "name")
     kong, request = x.kong, x.request
     if name in kong.nginx_vars:
         return kong.nginx_vars[name]
@@ -65,26 +69,6 @@ def _tls_version(x: Exchange) -> Any:
     return Failure("bad request")
 
 
-@pdk("kong.nginx.get_ctx")
-def _get_ctx(x: Exchange, key: Any) -> Any:
-    return x.ctx.get(as_key(key))
-
-
-@pdk("kong.nginx.set_ctx", since="2.3")
-def _set_ctx(x: Exchange, key: Any, value: Any = None) -> None:
-    put(x.ctx, key, value)
-
-
-@pdk("kong.nginx.req_start_time")
-def _req_start_time(x: Exchange) -> float:
-    return int(x.started * 1000) / 1000
-
-
-@pdk("kong.nginx.get_subsystem")
-def _subsystem(x: Exchange) -> str:
-    return x.subsystem
-
-
 @pdk("kong.nginx.get_statistics", since="3.0")
 def _statistics(x: Exchange) -> dict[str, int]:
     total = x.kong.requests_seen
@@ -99,16 +83,6 @@ def _statistics(x: Exchange) -> dict[str, int]:
     }
 
 
-@pdk("kong.node.get_id")
-def _node_id(x: Exchange) -> str:
-    return x.kong.node_id
-
-
-@pdk("kong.node.get_hostname", since="2.3")
-def _hostname(x: Exchange) -> str:
-    return x.kong.hostname
-
-
 _UNITS = {"k": (10, "KiB"), "m": (20, "MiB"), "g": (30, "GiB"), "b": (0, "B")}
 
 
@@ -116,7 +90,7 @@ _UNITS = {"k": (10, "KiB"), "m": (20, "MiB"), "g": (30, "GiB"), "b": (0, "B")}
 def _memory_stats(x: Exchange, unit: Any = None, scale: Any = None) -> Any:
     if unit is not None and (not isinstance(unit, str) or unit.lower() not in _UNITS):
         raise LuaError(f"invalid unit '{lua_tostring(unit)}' (expected 'k/K', 'm/M', or 'g/G')")
-    if scale is not None and not is_number(scale):
+    if scale is not None and lua_type(scale) != "number":
         raise LuaError("scale must be a number")
     digits = 2 if scale is None else int(scale)
 
@@ -145,8 +119,3 @@ def _memory_stats(x: Exchange, unit: Any = None, scale: Any = None) -> Any:
             )
         },
     }
-
-
-@pdk("kong.plugin.get_id", since="3.3")
-def _plugin_id(x: Exchange) -> Any:
-    return x.plugin.id if x.plugin else None

@@ -6,39 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from kongps.testing.exchange import Exchange, set_headers
-from kongps.testing.functions.table import (
-    RESPONSE,
-    RESPONSE_CHANGE,
-    Exit,
-    check_header,
-    check_headers,
-    check_limit,
-    check_string,
-    is_number,
-    pdk,
+from kongps.testing.functions import check
+from kongps.testing.functions.table import RESPONSE, RESPONSE_CHANGE, Exit, pdk
+from kongps.testing.values import LuaError, MultiMap, lua_type, text
+
+pdk("kong.response.get_status", RESPONSE)(lambda x: x.status)
+pdk("kong.response.get_source", RESPONSE)(lambda x: x.result.source)
+pdk("kong.response.get_header", RESPONSE)(
+    lambda x, name: x.headers.get(check.string(name, "header name"))
 )
-from kongps.testing.values import (
-    LuaError,
-    MultiMap,
-    text,
-)
-
-
-@pdk("kong.response.get_status", RESPONSE)
-def _get_status(x: Exchange) -> int:
-    return x.status
-
-
-@pdk("kong.response.get_header", RESPONSE)
-def _response_header(x: Exchange, name: Any) -> Any:
-    return x.headers.get(check_string(name, "header name"))
 
 
 @pdk("kong.response.get_headers", RESPONSE, step="StepMultiMap")
 def _response_headers(x: Exchange, max_headers: Any = None) -> MultiMap:
     if x.phase == "log":
         return MultiMap(x.headers.multi())
-    limit = check_limit(max_headers, "max_headers")
+    limit = check.limit(max_headers, "max_headers")
     # nginx keeps some headers apart from its list, and the limit is on the list.
     apart = {"content-type", "connection"}
     every = x.headers.multi()
@@ -52,13 +35,8 @@ def _response_headers(x: Exchange, max_headers: Any = None) -> MultiMap:
     return found
 
 
-@pdk("kong.response.get_source", RESPONSE)
-def _source(x: Exchange) -> str:
-    return x.result.source
-
-
 def status_code(value: Any, low: int = 100) -> int:
-    if not is_number(value):
+    if lua_type(value) != "number":
         raise LuaError("code must be a number")
     if not low <= value <= 599:
         raise LuaError(f"code must be a number between {low} and 599")
@@ -72,28 +50,22 @@ def _set_status(x: Exchange, code: Any) -> None:
 
 @pdk("kong.response.set_header", RESPONSE_CHANGE)
 def _set_header(x: Exchange, name: Any, value: Any = None) -> None:
-    x.headers.set(*check_header(name, value))
+    x.headers.set(*check.header(name, value))
 
 
 @pdk("kong.response.add_header", RESPONSE_CHANGE)
 def _add_header(x: Exchange, name: Any, value: Any = None) -> None:
-    x.headers.add(*check_header(name, value))
+    x.headers.add(*check.header(name, value))
 
 
 @pdk("kong.response.clear_header", RESPONSE_CHANGE)
 def _clear_header(x: Exchange, name: Any) -> None:
-    x.headers.remove(check_string(name, "header name"))
+    x.headers.remove(check.string(name, "header name"))
 
 
 @pdk("kong.response.set_headers", RESPONSE_CHANGE)
 def _set_headers(x: Exchange, headers: Any) -> None:
-    set_headers(x.headers, check_headers(headers))
-
-
-@pdk("kong.response.get_raw_body", "body_filter", since="2.7")
-@pdk("kong.response.set_raw_body", "body_filter", since="2.7")
-def _body_filter(x: Exchange, body: Any = None) -> None:
-    return None
+    set_headers(x.headers, check.headers(headers))
 
 
 def _exit_headers(headers: Any) -> Any:

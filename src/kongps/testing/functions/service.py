@@ -5,23 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from kongps.testing.exchange import Exchange
-from kongps.testing.functions.body import decode_body
+from kongps.testing.functions import check
+from kongps.testing.functions.body import CONTENT_TYPES, decoded_body, media_type, raw_body
 from kongps.testing.functions.table import (
     ACCESS,
     BALANCER,
-    CONTENT_TYPES,
     ROUTED,
     SERVICE_RESPONSE,
     TO_SERVICE,
     TO_SERVICE_EARLY,
-    as_text,
-    check_header,
-    check_headers,
-    check_integer,
-    check_limit,
-    check_string,
-    check_table,
-    is_number,
     pdk,
 )
 from kongps.testing.values import (
@@ -32,8 +24,8 @@ from kongps.testing.values import (
     encode_query,
     json_text,
     lua_tostring,
+    lua_type,
     lua_value,
-    text,
     to_bytes,
 )
 
@@ -43,22 +35,15 @@ _METHODS = (
 )
 
 
-@pdk("kong.router.get_route", ROUTED, step="StepRoute")
-def _get_route(x: Exchange) -> Any:
-    return x.route_entity()
-
-
-@pdk("kong.router.get_service", ROUTED, step="StepService")
-def _get_service(x: Exchange) -> Any:
-    return x.service_entity()
+pdk("kong.router.get_route", ROUTED, step="StepRoute")(lambda x: x.route_entity())
+pdk("kong.router.get_service", ROUTED, step="StepService")(lambda x: x.service_entity())
 
 
 @pdk("kong.service.set_upstream", ACCESS)
 def _set_upstream(x: Exchange, host: Any) -> Any:
-    name = check_string(host, "host")
+    name = check.string(host, "host")
     if name not in x.kong.upstreams:
         return Failure(f"could not find an Upstream named '{name}'")
-    x.upstream = name
     x.target = (name, x.target[1] if x.target else 80)
     x.host_header = name
     x.ctx["balancer_data"]["host"] = name
@@ -67,8 +52,8 @@ def _set_upstream(x: Exchange, host: Any) -> Any:
 
 @pdk("kong.service.set_target", BALANCER)
 def _set_target(x: Exchange, host: Any, port: Any) -> None:
-    name = check_string(host, "host")
-    number = check_integer(port, "port", 0, 65535)
+    name = check.string(host, "host")
+    number = check.integer(port, "port", 0, 65535)
     if "balancer_data" not in x.ctx and x.subsystem == "http":
         raise LuaError("attempt to index field 'balancer_data' (a nil value)")
     x.target = (name, number)
@@ -76,28 +61,18 @@ def _set_target(x: Exchange, host: Any, port: Any) -> None:
         x.ctx["balancer_data"].update(host=name, port=number)
 
 
-@pdk("kong.service.set_target_retry_callback", ACCESS, since="3.8")
-def _retry_callback(x: Exchange, callback: Any = None) -> None:
-    raise LuaError("retry_callback must be a function")
-
-
 @pdk("kong.service.set_retries", ACCESS, since="3.8")
 def _set_retries(x: Exchange, retries: Any) -> None:
-    x.ctx["balancer_data"]["retries"] = check_integer(retries, "retries", 0, 32767)
+    x.ctx["balancer_data"]["retries"] = check.integer(retries, "retries", 0, 32767)
 
 
 @pdk("kong.service.set_timeouts", ACCESS, since="3.8")
 def _set_timeouts(x: Exchange, connect: Any, write: Any, read: Any) -> None:
     x.ctx["balancer_data"].update(
-        connect_timeout=check_integer(connect, "connect_timeout", 1, 2147483646),
-        send_timeout=check_integer(write, "write_timeout", 1, 2147483646),
-        read_timeout=check_integer(read, "read_timeout", 1, 2147483646),
+        connect_timeout=check.integer(connect, "connect_timeout", 1, 2147483646),
+        send_timeout=check.integer(write, "write_timeout", 1, 2147483646),
+        read_timeout=check.integer(read, "read_timeout", 1, 2147483646),
     )
-
-
-@pdk("kong.service.set_tls_cert_key", BALANCER)
-def _set_tls_cert_key(x: Exchange, chain: Any = None, key: Any = None) -> Any:
-    raise LuaError("chain must be a parsed cdata object")
 
 
 @pdk("kong.service.set_tls_verify", BALANCER, since="2.1")
@@ -109,14 +84,9 @@ def _set_tls_verify(x: Exchange, on: Any) -> Any:
 
 @pdk("kong.service.set_tls_verify_depth", BALANCER, since="2.1")
 def _set_tls_verify_depth(x: Exchange, depth: Any) -> Any:
-    if not is_number(depth):
+    if lua_type(depth) != "number":
         raise LuaError("argument must be a number")
     return True
-
-
-@pdk("kong.service.set_tls_verify_store", BALANCER, since="2.1")
-def _set_tls_verify_store(x: Exchange, store: Any = None) -> Any:
-    raise LuaError("argument must be a resty.openssl.x509.store object")
 
 
 @pdk("kong.service.request.enable_buffering", TO_SERVICE)
@@ -126,7 +96,7 @@ def _enable_buffering(x: Exchange) -> None:
 
 @pdk("kong.service.request.set_scheme", TO_SERVICE)
 def _set_scheme(x: Exchange, scheme: Any) -> None:
-    name = check_string(scheme, "scheme")
+    name = check.string(scheme, "scheme")
     if name not in ("http", "https", "ws", "wss", "grpc", "grpcs"):
         raise LuaError(f"invalid scheme: {name}")
     x.scheme = name
@@ -134,7 +104,7 @@ def _set_scheme(x: Exchange, scheme: Any) -> None:
 
 @pdk("kong.service.request.set_path", TO_SERVICE)
 def _set_path(x: Exchange, path: Any) -> None:
-    given = check_string(path, "path")
+    given = check.string(path, "path")
     if not given.startswith("/"):
         raise LuaError("path must start with /")
     # The router fills in the path after rewrite, whatever was set there.
@@ -144,12 +114,12 @@ def _set_path(x: Exchange, path: Any) -> None:
 
 @pdk("kong.service.request.set_raw_query", TO_SERVICE_EARLY)
 def _set_raw_query(x: Exchange, query: Any) -> None:
-    x.query = check_string(query, "query")
+    x.query = check.string(query, "query")
 
 
 @pdk("kong.service.request.set_method", TO_SERVICE_EARLY)
 def _set_method(x: Exchange, method: Any) -> None:
-    name = check_string(method, "method")
+    name = check.string(method, "method")
     if name not in _METHODS:
         raise LuaError(f"invalid method: {name}")
     x.method = name
@@ -157,20 +127,20 @@ def _set_method(x: Exchange, method: Any) -> None:
 
 @pdk("kong.service.request.set_query", TO_SERVICE_EARLY)
 def _set_query(x: Exchange, args: Any) -> None:
-    found = check_table(args, "args")
+    found = check.table(args, "args")
     x.query = encode_query({lua_tostring(name): value for name, value in found.items()})
 
 
 @pdk("kong.service.request.clear_query_arg", TO_SERVICE_EARLY, since="3.9")
 def _clear_query_arg(x: Exchange, name: Any) -> None:
-    wanted = check_string(name, "query argument name")
+    wanted = check.string(name, "query argument name")
     parts = x.query.split("&")
     kept = [part for part in parts if all(key != wanted for key, _ in decode_query(part))]
     x.query = "&".join(kept)
 
 
 def _to_service(x: Exchange, name: Any, value: Any, change: str) -> None:
-    found, item = check_header(name, value)
+    found, item = check.header(name, value)
     if found.lower() == "host":
         x.host_header = item[0] if isinstance(item, list) and item else lua_tostring(item)
         return
@@ -189,12 +159,12 @@ def _service_add_header(x: Exchange, name: Any, value: Any = None) -> None:
 
 @pdk("kong.service.request.clear_header", TO_SERVICE_EARLY)
 def _service_clear_header(x: Exchange, name: Any) -> None:
-    x.service_headers.remove(check_string(name, "header name"))
+    x.service_headers.remove(check.string(name, "header name"))
 
 
 @pdk("kong.service.request.set_headers", TO_SERVICE_EARLY)
 def _service_set_headers(x: Exchange, headers: Any) -> None:
-    for name, value in check_headers(headers).items():
+    for name, value in check.headers(headers).items():
         _to_service(x, name, value, "set")
 
 
@@ -208,12 +178,11 @@ def _service_set_raw_body(x: Exchange, body: Any) -> None:
 
 @pdk("kong.service.request.set_body", TO_SERVICE_EARLY)
 def _service_set_body(x: Exchange, args: Any, mimetype: Any = None) -> Any:
-    found = check_table(args, "args")
+    found = check.table(args, "args")
+    content_type = x.service_headers.get("content-type", "")
     if mimetype is not None:
-        content_type = check_string(mimetype, "mime")
-    else:
-        content_type = x.service_headers.get("content-type", "")
-    kind = content_type.partition(";")[0].strip().lower()
+        content_type = check.string(mimetype, "mime")
+    kind = media_type(content_type)
     if kind not in CONTENT_TYPES:
         return Failure(f"unsupported content type '{content_type}'")
     if kind == "application/json":
@@ -251,14 +220,14 @@ def _service_status(x: Exchange) -> Any:
 
 @pdk("kong.service.response.get_header", SERVICE_RESPONSE)
 def _service_header(x: Exchange, name: Any) -> Any:
-    wanted = check_string(name, "header name")
+    wanted = check.string(name, "header name")
     found = _answered(x)
     return found.headers.get(wanted) if found else None
 
 
 @pdk("kong.service.response.get_headers", SERVICE_RESPONSE, step="StepMultiMap")
 def _service_headers(x: Exchange, max_headers: Any = None) -> MultiMap:
-    limit = check_limit(max_headers, "max_headers")
+    limit = check.limit(max_headers, "max_headers")
     found = _answered(x)
     # With a buffered response the recorded Kongs give an empty map here.
     if found is None or x.buffered:
@@ -276,8 +245,7 @@ def _buffered_response(x: Exchange) -> bytes | None:
 
 @pdk("kong.service.response.get_raw_body", SERVICE_RESPONSE)
 def _service_raw_body(x: Exchange) -> Any:
-    body = _buffered_response(x)
-    return None if body is None else as_text(body, x)
+    return raw_body(x, _buffered_response(x))
 
 
 @pdk("kong.service.response.get_body", SERVICE_RESPONSE)
@@ -286,9 +254,4 @@ def _service_body(x: Exchange, mimetype: Any = None, max_args: Any = None) -> An
     if body is None or x.service_response is None:
         return None
     content_type = mimetype or x.service_response.headers.get("content-type")
-    if content_type is None:
-        return Failure("missing content type")
-    kind = check_string(content_type, "mimetype").partition(";")[0].strip().lower()
-    if kind not in CONTENT_TYPES:
-        return Failure(f"unsupported content type '{text(content_type)}'")
-    return decode_body(body, kind, text(content_type), 100)
+    return decoded_body(content_type, None, lambda: body)

@@ -4,52 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from kongps.testing.exchange import Exchange
-from kongps.testing.values import (
-    Failure,
-    LuaError,
-    lua_tostring,
-    lua_value,
-    text,
-)
-
-__all__ = [
-    "ACCESS",
-    "ANY",
-    "BALANCER",
-    "BODY",
-    "CONTENT_TYPES",
-    "REQUEST",
-    "RESPONSE",
-    "RESPONSE_CHANGE",
-    "ROUTED",
-    "SERVICE_RESPONSE",
-    "TO_SERVICE",
-    "TO_SERVICE_EARLY",
-    "Answer",
-    "Exit",
-    "Hang",
-    "answer",
-    "as_key",
-    "as_text",
-    "call",
-    "check_header",
-    "check_headers",
-    "check_integer",
-    "check_limit",
-    "check_string",
-    "check_table",
-    "has",
-    "in_request",
-    "is_number",
-    "lua_type",
-    "pdk",
-    "put",
-]
+from kongps.testing.functions import check
+from kongps.testing.values import Failure, LuaError, lua_value, text
 
 
 class Exit(Exception):
@@ -108,12 +69,6 @@ _LOG_PHASE_28 = re.compile(
     r"|response\.get_(status|headers?|source))$"
 )
 
-CONTENT_TYPES = (
-    "application/json",
-    "application/x-www-form-urlencoded",
-    "multipart/form-data",
-)
-
 
 def pdk(
     name: str,
@@ -146,7 +101,7 @@ def call(exchange: Exchange, name: str, args: list[Any]) -> Any:
     function = _TABLE[name]
     _check_phase(exchange, name, function)
     if function.not_in_log:
-        in_request(exchange)
+        check.in_request(exchange)
     return function.run(exchange, *_fit(function.run, args))
 
 
@@ -196,85 +151,6 @@ def _check_phase(exchange: Exchange, name: str, function: _Function) -> None:
     works = _LOG_PHASE_2X.match(name) or (not exchange.version.oldest and _LOG_PHASE_28.match(name))
     if not works:
         raise LuaError("API disabled in the current context")
-
-
-def in_request(exchange: Exchange) -> None:
-    if exchange.phase == "log":
-        raise LuaError("API disabled in the current context")
-
-
-def check_string(value: Any, what: str) -> str:
-    if not isinstance(value, (str, bytes)):
-        raise LuaError(f"{what} must be a string")
-    return text(value)
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def check_integer(value: Any, what: str, low: int, high: int) -> int:
-    if not is_number(value) or value != int(value):
-        raise LuaError(f"{what} must be an integer")
-    if not low <= value <= high:
-        raise LuaError(
-            f"{what} must be an integer between {low} and {high}: given {lua_tostring(value)}"
-        )
-    return int(value)
-
-
-def check_limit(value: Any, what: str) -> int:
-    if value is None:
-        return 100
-    if not is_number(value):
-        raise LuaError(f"{what} must be a number")
-    if value < 1:
-        raise LuaError(f"{what} must be >= 1")
-    if value > 1000:
-        raise LuaError(f"{what} must be <= 1000")
-    return int(value)
-
-
-def lua_type(value: Any) -> str:
-    if value is None:
-        return "nil"
-    if isinstance(value, bool):
-        return "boolean"
-    if is_number(value):
-        return "number"
-    return "string" if isinstance(value, (str, bytes)) else "table"
-
-
-def check_table(value: Any, what: str) -> Mapping[Any, Any]:
-    if isinstance(value, Mapping):
-        return value
-    if isinstance(value, (list, tuple)):
-        return dict(enumerate(value, 1))
-    raise LuaError(f"{what} must be a table")
-
-
-def check_header(name: Any, value: Any) -> tuple[str, Any]:
-    found = check_string(name, "header name")
-    if value is None:
-        raise LuaError(
-            f'invalid header value for "{found}": got nil, '
-            "expected array of string, string, number or boolean"
-        )
-    return found, list(value.values()) if isinstance(value, Mapping) else value
-
-
-def check_headers(value: Any) -> dict[str, Any]:
-    found = check_table(value, "headers")
-    for name in found:
-        if not isinstance(name, (str, bytes)):
-            raise LuaError(
-                f'invalid header name "{lua_tostring(name)}": got {lua_type(name)}, expected string'
-            )
-    return {text(name): item for name, item in found.items()}
-
-
-def as_text(body: bytes, exchange: Exchange) -> str | bytes:
-    return body if exchange.version.binary_bodies else text(body)
 
 
 def as_key(key: Any) -> Any:
