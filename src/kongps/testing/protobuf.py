@@ -10,15 +10,14 @@ a value, a dict, a list, None.
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kongps.core.wire.tables import MESSAGES
-from kongps.testing.values import text, to_bytes
-
-__all__ = ["FIELDS", "Field", "decode", "encode"]
+from kongps.testing.values import lua_type, text, to_bytes
 
 # How a field's value is written; the tag in front of it is the field's number times 8 plus this.
 _VARINT, _FIXED64, _RUN, _FIXED32 = 0, 1, 2, 5
@@ -26,10 +25,21 @@ _VARINT, _FIXED64, _RUN, _FIXED32 = 0, 1, 2, 5
 _WHOLE = ("int32", "int64")
 _TEXTS = ("string", "bytes")
 _SCALARS = {"bool": False, "int32": 0, "int64": 0, "double": 0.0, "string": "", "bytes": b""}
-_WELL_KNOWN = ("Value", "Struct", "ListValue", "Empty")
 
-# One of its fields is always there, whatever the others are, so that its default is written too.
-_ONE_OF = ("RawBodyResult",)
+# google.protobuf's own messages, and the entries of maps, described as MESSAGES describes Kong's.
+# NullValue is an enumeration of which only 0 is there, but Kong writes 1.
+_MORE_MESSAGES = {
+    "Value": "null=1 bool, number=2 double, text=3 string, flag=4 bool, struct=5 Struct, "
+    "list=6 ListValue",
+    "Struct": "fields=1 Value{}",
+    "ListValue": "values=1 Value[]",
+    "Empty": "",
+    "Value{}": "key=1 string, value=2 Value",
+    "bytes{}": "key=1 string, value=2 bytes",
+}
+
+# One of their fields is always there, whatever the others are, so that its default is written too.
+_ALWAYS_WRITTEN = ("RawBodyResult", "Value", "Value{}", "bytes{}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ def _fields(described: str) -> list[Field]:
 
 #: The fields of each message, in the order of their numbers.
 FIELDS = {name: _fields(described) for name, described in MESSAGES.items()}
+_ALL = {**FIELDS, **{name: _fields(described) for name, described in _MORE_MESSAGES.items()}}
 
 
 # --- writing ----------------------------------------------------------------------------------
@@ -75,34 +86,47 @@ def encode(name: str, value: Any, defaults: Collection[str] = tuple(_SCALARS)) -
         false.
     :raises ValueError: in Kong's words, for a value that is not of its field's type.
     """
-    if name == "Empty":
-        return b""
-    if name == "Value":
-        return _value(value)
-    if name == "Struct":
-        return b"".join(_entry(text(key), _value(item)) for key, item in value.items())
-    if name == "ListValue":
-        return b"".join(_run(1, _value(item)) for item in value)
+    value = _as_fields(name, value)
     written = b""
-    for field in FIELDS[name]:
+    for field in _ALL[name]:
         given = value.get(field.name)
         if given is None and (field.kind != "Value" or field.name not in value):
             continue
         if field.many == "[]":
             written += b"".join(_field(field, item, defaults) for item in given)
         elif field.many == "{}":
-            item = Field("value", 2, field.kind, "")
-            for key, entry in given.items():
-                pair = _run(1, to_bytes(key)) + _field(item, entry, defaults)
-                written += _run(field.number, pair)
+            for key, item in given.items():
+                entry = encode(field.kind + field.many, {"key": key, "value": item}, defaults)
+                written += _run(field.number, entry)
         elif (
             field.kind in defaults
             or field.default is None
-            or name in _ONE_OF
+            or name in _ALWAYS_WRITTEN
             or given != field.default
         ):
             written += _field(field, given, defaults)
     return written
+
+
+def _as_fields(name: str, value: Any) -> Mapping[str, Any]:
+    """The fields of the message that stands for a value."""
+    if name == "Struct":
+        return {"fields": value}
+    if name == "ListValue":
+        return {"values": value}
+    if name != "Value":
+        return value or {}
+    if value is None:
+        return {"null": True}
+    if isinstance(value, bool):
+        return {"flag": value}
+    if isinstance(value, (int, float)):
+        return {"number": value}
+    if isinstance(value, (str, bytes)):
+        return {"text": value}
+    if isinstance(value, Mapping) or not value:  # an empty table is a Struct
+        return {"struct": value or {}}
+    return {"list": value}
 
 
 def _field(field: Field, value: Any, defaults: Collection[str]) -> bytes:
@@ -113,53 +137,25 @@ def _field(field: Field, value: Any, defaults: Collection[str]) -> bytes:
             raise _mismatch("boolean", field, value)
         return _tag(field.number, _VARINT) + _varint(int(value))
     if field.kind in _TEXTS:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if lua_type(value) == "number":
             value = f"{value:.14g}"
         if not isinstance(value, (str, bytes)):
             raise _mismatch("string", field, value)
         return _run(field.number, to_bytes(value))
-    number = _number(value)
-    if number is None or (field.kind in _WHOLE and number != int(number)):
+    number = value
+    if isinstance(value, (str, bytes)):  # Lua takes a text for the number in it
+        with contextlib.suppress(ValueError):
+            number = float(value)
+    if lua_type(number) != "number" or (field.kind in _WHOLE and number != int(number)):
         raise _mismatch("number", field, value)
     if field.kind == "double":
         return _tag(field.number, _FIXED64) + struct.pack("<d", number)
     return _tag(field.number, _VARINT) + _varint(int(number) & 0xFFFFFFFFFFFFFFFF)
 
 
-def _number(value: Any) -> float | int | None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value
-    try:  # Lua takes a text for the number in it
-        return float(value) if isinstance(value, (str, bytes)) else None
-    except ValueError:
-        return None
-
-
 def _mismatch(expected: str, field: Field, value: Any) -> ValueError:
-    got = "boolean" if isinstance(value, bool) else "table"
-    if isinstance(value, (int, float, str, bytes)) and not isinstance(value, bool):
-        got = "string" if isinstance(value, (str, bytes)) else "number"
-    return ValueError(
-        f"bad argument #2 to 'encode' ({expected} expected for field '{field.name}', got {got})"
-    )
-
-
-def _value(value: Any) -> bytes:
-    if value is None:
-        return _tag(1, _VARINT) + _varint(1)  # 1 is not in NullValue, but it is what Kong writes
-    if isinstance(value, bool):
-        return _tag(4, _VARINT) + _varint(int(value))
-    if isinstance(value, (int, float)):
-        return _tag(2, _FIXED64) + struct.pack("<d", value)
-    if isinstance(value, (str, bytes)):
-        return _run(3, to_bytes(value))
-    if isinstance(value, Mapping) or not value:  # an empty table is a Struct
-        return _run(5, encode("Struct", value or {}))
-    return _run(6, encode("ListValue", value))
-
-
-def _entry(key: str, value: bytes) -> bytes:
-    return _run(1, _run(1, to_bytes(key)) + _run(2, value))
+    named = f"field '{field.name}', got {lua_type(value)}"
+    return ValueError(f"bad argument #2 to 'encode' ({expected} expected for {named})")
 
 
 def _tag(number: int, wire: int) -> bytes:
@@ -187,33 +183,33 @@ def decode(name: str, data: bytes) -> Any:
 
     :raises ValueError: it is not one.
     """
-    if name == "Value":
-        return _read_value(data)
-    if name == "Struct":
-        return dict(_read_entries(data))
-    if name == "ListValue":
-        return [_read_value(_bytes(wire, item)) for number, wire, item in _parts(data)
-                if number == 1]  # fmt: skip
-    if name == "Empty":
-        list(_parts(data))  # unknown fields may be there
-        return None
     found: dict[str, Any] = {}
-    by_number = {field.number: field for field in FIELDS[name]}
+    by_number = {field.number: field for field in _ALL[name]}
     for number, wire, item in _parts(data):
         field = by_number.get(number)
         if field is None:
             continue
         if field.many == "{}":
-            entry = dict.fromkeys(("key", "value"), b"")
-            for part, inner, value in _parts(_bytes(wire, item)):
-                entry["key" if part == 1 else "value"] = _bytes(inner, value)
-            of = Field("value", 2, field.kind, "")
-            found.setdefault(field.name, {})[text(entry["key"])] = _read(of, _RUN, entry["value"])
+            entry = decode(field.kind + field.many, _bytes(wire, item))
+            value = entry.get("value", None if field.kind == "Value" else b"")
+            found.setdefault(field.name, {})[entry.get("key", "")] = value
         elif field.many:
             found.setdefault(field.name, []).append(_read(field, wire, item))
         else:
             found[field.name] = _read(field, wire, item)
-    return found
+    return _from_fields(name, found)
+
+
+def _from_fields(name: str, found: dict[str, Any]) -> Any:
+    """The value that a message stands for."""
+    if name == "Struct":
+        return found.get("fields", {})
+    if name == "ListValue":
+        return found.get("values", [])
+    if name == "Value":
+        last = next(reversed(found), "null")
+        return None if last == "null" else found[last]
+    return None if name == "Empty" else found
 
 
 def _parts(data: bytes) -> Iterator[tuple[int, int, Any]]:
@@ -275,39 +271,8 @@ def _read(field: Field, wire: int, item: Any) -> Any:
         number = item & ((1 << bits) - 1)
         return number - (1 << bits) if number >> (bits - 1) else number
     if field.kind == "double":
-        return _double(item)
+        real: float = struct.unpack("<d", item)[0]
+        return int(real) if real.is_integer() else real
     if field.kind in _TEXTS:
         return text(item) if field.kind == "string" else item
     return decode(field.kind, item)
-
-
-def _double(data: bytes) -> float | int:
-    number: float = struct.unpack("<d", data)[0]
-    return int(number) if number.is_integer() else number
-
-
-def _read_value(data: bytes) -> Any:
-    value: Any = None
-    for number, wire, item in _parts(data):
-        if number in (1, 4) and wire == _VARINT:
-            value = bool(item) if number == 4 else None
-        elif number == 2 and wire == _FIXED64:
-            value = _double(item)
-        elif number == 3:
-            value = text(_bytes(wire, item))
-        elif number in (5, 6):
-            value = decode("Struct" if number == 5 else "ListValue", _bytes(wire, item))
-    return value
-
-
-def _read_entries(data: bytes) -> Iterable[tuple[str, Any]]:
-    for number, wire, item in _parts(data):
-        if number != 1:
-            continue
-        key, value = "", None
-        for part, inner, found in _parts(_bytes(wire, item)):
-            if part == 1:
-                key = text(_bytes(inner, found))
-            elif part == 2:
-                value = _read_value(_bytes(inner, found))
-        yield key, value
