@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
-from http import HTTPStatus
+from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 from kongps.testing.entities import Call, LogLine, PluginConfig, Request, Response, Result
@@ -23,8 +23,6 @@ from kongps.testing.values import (
 if TYPE_CHECKING:
     from kongps.testing.gateway import Kong
     from kongps.testing.wire import Connection
-
-__all__ = ["Exchange"]
 
 _MESSAGES = {
     418: "I'm a teapot",
@@ -41,10 +39,7 @@ _SINGLE = {"content-type", "content-length", "server", "date", "location", "etag
 def _reason(status: int) -> str:
     if status in _MESSAGES:
         return _MESSAGES[status]
-    try:
-        return HTTPStatus(status).phrase.capitalize()
-    except ValueError:
-        return "An unexpected error occurred"
+    return responses.get(status, "An unexpected error occurred").capitalize()
 
 
 class Exchange:
@@ -82,7 +77,6 @@ class Exchange:
         self.method = request.method
         self.scheme: str | None = None
         self.target: tuple[str, int] | None = None
-        self.upstream = ""
         self.path: str | None = None
         self.query = request.query
         self.service_headers = Headers(request.headers)
@@ -96,7 +90,6 @@ class Exchange:
         self.response_body = b""
         self.ended = False
         self.service_response: Response | None = None
-        self.proxied_at = 0.0
         self.proxied_seconds = 0.0
 
         # What ends with the request: connections left hanging, and the body that nginx wrote to a
@@ -147,13 +140,13 @@ class Exchange:
         self.ctx["service"] = self.service_entity()
         self.ctx["KONG_ACCESS_START"] = int(time.time() * 1000)
         service = kong.service
-        if self.target is None and service is not None:
+        if self.target is None:
             self.target = (service.host, service.port)
         if self.scheme is None:
-            self.scheme = service.protocol if service else "http"
+            self.scheme = service.protocol
         if self.path is None:
             self.path = self._service_path()
-        if self.host_header is None and not kong.route.preserve_host and self.target:
+        if self.host_header is None and not kong.route.preserve_host:
             host, port = self.target
             self.host_header = host if port in (80, 443) else f"{host}:{port}"
         self.ctx["balancer_data"] = self._balancer_data()
@@ -164,7 +157,7 @@ class Exchange:
         path = self.request.raw_path
         if kong.route and kong.route.strip_path and self.matched:
             path = path[len(self.matched) :]
-        base = (kong.service.path if kong.service else None) or ""
+        base = kong.service.path or ""
         if base:
             path = base.rstrip("/") + ("/" + path.lstrip("/") if path.strip("/") else "")
         return path if path.startswith("/") else f"/{path}"
@@ -179,10 +172,10 @@ class Exchange:
             "port": port,
             "try_count": 0,
             "tries": [],
-            "retries": service.retries if service else 5,
-            "connect_timeout": service.connect_timeout if service else 60000,
-            "send_timeout": service.write_timeout if service else 60000,
-            "read_timeout": service.read_timeout if service else 60000,
+            "retries": service.retries,
+            "connect_timeout": service.connect_timeout,
+            "send_timeout": service.write_timeout,
+            "read_timeout": service.read_timeout,
         }
 
     def route_entity(self) -> dict[str, Any] | None:
@@ -194,7 +187,7 @@ class Exchange:
 
     def service_entity(self) -> dict[str, Any] | None:
         """The service behind it as Kong's table."""
-        if not self.routed or self.kong.service is None:
+        if not self.routed:
             return None
         found = self._with_workspace(self.kong.service.entity())
         if self.version.oldest:
@@ -221,7 +214,6 @@ class Exchange:
         sent.headers = self._sent_headers()
         self.result.service_request = sent
         data = self.ctx.get("balancer_data")
-        self.proxied_at = time.time()
         if isinstance(data, dict):
             data["try_count"] = 1
             data["ip"] = host
@@ -229,7 +221,7 @@ class Exchange:
                 {
                     "ip": host,
                     "port": port,
-                    "balancer_start": int(self.proxied_at * 1000),
+                    "balancer_start": int(time.time() * 1000),
                     "balancer_latency": 0,
                 }
             ]
@@ -287,15 +279,10 @@ class Exchange:
         """Make the service's response the client's; headers that plugins set stay."""
         self.status = answer.status
         self.response_body = answer.body
-        merged = Headers()
         replaced = {name.lower() for name in answer.headers} & _SINGLE
-        for name, value in self.headers.lines():
-            if name.lower() not in replaced:
-                merged.add(name, value)
-        for name, value in answer.headers.lines():
-            merged.add(name, value)
-        merged.set("Content-Length", str(len(answer.body)))
-        self.headers = merged
+        kept = [line for line in self.headers.lines() if line[0].lower() not in replaced]
+        self.headers = Headers([*kept, *answer.headers.lines()])
+        self.headers.set("Content-Length", str(len(answer.body)))
         self.result.source = "service"
 
     def exit(self, status: int, body: Any, headers: Mapping[str, Any] | None) -> None:
@@ -417,11 +404,7 @@ def set_headers(headers: Headers, wanted: Mapping[str, Any] | None) -> None:
 
 
 def _nginx_page(status: int) -> bytes:
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    title = f"{status} {phrase}".strip()
+    title = f"{status} {responses.get(status, '')}".strip()
     return (
         f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n"
         f"<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"

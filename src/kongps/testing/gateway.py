@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Union
 
 from kongps.errors import KongpsError
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
 
     Upstream = Union[Response, Callable[[Request], Response]]
     Plugins = Union[Mapping[str, Mapping[str, Any]], Iterable[Union[str, PluginConfig]]]
-
-__all__ = ["Kong"]
 
 
 class _Records(logging.Handler):
@@ -282,12 +279,7 @@ class Kong:
     def __enter__(self) -> Kong:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -388,10 +380,8 @@ class Kong:
         self.requests_seen += 1
         if request.method:
             if "host" not in request.headers:
-                first = Headers({"Host": f"localhost:{request.port}"})
-                for name, value in request.headers.lines():
-                    first.add(name, value)
-                request.headers = first
+                host = ("Host", f"localhost:{request.port}")
+                request.headers = Headers([host, *request.headers.lines()])
             request.host = request.host or request.headers["host"].partition(":")[0]
             if request.body and "content-length" not in request.headers:
                 request.headers.add("Content-Length", str(len(request.body)))

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,6 @@ from kongps.testing.functions import Answer
 from kongps.testing.values import LuaError
 from kongps.testing.versions import Version
 from kongps.testing.wire import Connection, Pool, RpcError
-
-__all__ = ["Asked", "Exchanger", "Pending", "started"]
 
 
 @dataclass
@@ -139,14 +137,3 @@ class Exchanger:
             # Kong reads on a connection that it could not write to, and finds it closed.
             connection.close()
             raise RpcError("closed", f"closed: {error}") from None
-
-
-def started(status: Any) -> int:
-    """The id in the answer to StartInstance.
-
-    :raises LuaError: there is none.
-    """
-    if not isinstance(status, Mapping) or not isinstance(status.get("Id"), int):
-        raise LuaError(f"StartInstance returned no instance: {status!r}")
-    found: int = status["Id"]
-    return found

@@ -7,8 +7,6 @@ from typing import Any
 
 from kongps.errors import ConfigError
 
-__all__ = ["fill"]
-
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int, float),
@@ -67,7 +65,7 @@ def _value(field: Mapping[str, Any], given: Any, path: str) -> Any:
     if expected and (
         not isinstance(given, expected) or (isinstance(given, bool) and kind != "boolean")
     ):
-        raise ConfigError(path, f"expected {_article(kind)}")
+        raise ConfigError(path, f"expected {'an' if kind[0] in 'aeiou' else 'a'} {kind}")
     if kind == "integer" and given != int(given):
         raise ConfigError(path, "expected an integer")
     one_of = field.get("one_of")
@@ -86,7 +84,3 @@ def _value(field: Mapping[str, Any], given: Any, path: str) -> Any:
         values = field.get("values") or {}
         return {key: _value(values, item, f"{path}.{key}") for key, item in given.items()}
     return given
-
-
-def _article(kind: str) -> str:
-    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

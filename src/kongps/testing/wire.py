@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from kongps.core.io.loop_lock import LoopLock
-
-__all__ = [
-    "Calls",
-    "Connection",
-    "Pool",
-    "Reader",
-    "RpcError",
-    "SessionConnection",
-    "SocketConnection",
-]
+    from kongps.core.session import Session
 
 _READ_SIZE = 65536
 _POLL = 0.0005  # seconds between looks at an in-process session whose answer is not there yet
@@ -143,19 +134,6 @@ class SocketConnection(Connection):
 
     def close(self) -> None:
         self.socket.close()
-
-
-class Session(Protocol):
-    """What :class:`kongps.core.session.Session` offers."""
-
-    def receive_data(self, data: bytes) -> None: ...
-
-    def data_to_send(self) -> bytes: ...
-
-    @property
-    def closing(self) -> bool: ...
-
-    def connection_lost(self) -> None: ...
 
 
 class Calls:

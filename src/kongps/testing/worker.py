@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kongps.testing.entities import PluginConfig
 from kongps.testing.msgpack_rpc import MsgPackExchanger
 from kongps.testing.protobuf_rpc import ProtobufExchanger
-from kongps.testing.rpc import started
 from kongps.testing.schema import fill
 from kongps.testing.values import LuaError, json_text
 from kongps.testing.wire import Pool, RpcError
@@ -18,8 +18,6 @@ from kongps.testing.wire import Pool, RpcError
 if TYPE_CHECKING:
     from kongps.testing.gateway import Kong
     from kongps.testing.tasks import Steps
-
-__all__ = ["EXCHANGERS", "ConfiguredPlugin", "Worker"]
 
 EXCHANGERS = {"msgpack": MsgPackExchanger, "protobuf": ProtobufExchanger}
 
@@ -46,15 +44,13 @@ class ConfiguredPlugin:
         self.config = fill(self.schema, config) if self.schema else dict(config)
 
 
+@dataclass
 class _Instance:
     """What a worker knows about the instance of one plugin configuration."""
 
-    __slots__ = ("id", "seq", "starting")
-
-    def __init__(self) -> None:
-        self.id: int | None = None
-        self.seq = -1
-        self.starting = False
+    id: int | None = None
+    seq: int = -1
+    starting: bool = False
 
 
 class Worker:
@@ -102,7 +98,9 @@ class Worker:
         seq = plugin.seq
         try:
             start = {"Name": plugin.entity.name, "Config": self._config(plugin)}
-            found = started((yield partial(self.rpc.begin, "plugin.StartInstance", [start])))
+            status = yield partial(self.rpc.begin, "plugin.StartInstance", [start])
+            if not isinstance(status, Mapping) or not isinstance(status.get("Id"), int):
+                raise LuaError(f"StartInstance returned no instance: {status!r}")
         except (RpcError, LuaError) as error:
             if isinstance(error, RpcError) and self._waits_for_good(error):
                 return None
@@ -110,14 +108,14 @@ class Worker:
                 del self.instances[key]
             known.starting = False
             raise
-        known.id = found
+        known.id = status["Id"]
         known.seq = seq
         known.starting = False
         self.instances.setdefault(key, known)
         if old is not None:
             with contextlib.suppress(RpcError):
                 yield partial(self.rpc.begin, "plugin.CloseInstance", [old])
-        return found
+        return known.id
 
     def forget(self, plugin: ConfiguredPlugin) -> None:
         """Start a new instance at the plugin's next event."""
