@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from kongps.testing.tasks import Steps
     from kongps.testing.worker import ConfiguredPlugin, Worker
 
-__all__ = ["RESTARTS", "RequestFlow"]
-
 #: How often an event is started again in a row before the stand-in reports a request that hangs.
 RESTARTS = 100
 

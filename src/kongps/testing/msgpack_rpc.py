@@ -12,8 +12,6 @@ from kongps.testing.rpc import Asked, Exchanger, Pending
 from kongps.testing.values import LuaError, pack
 from kongps.testing.wire import RpcError
 
-__all__ = ["MsgPackExchanger"]
-
 
 class MsgPackExchanger(Exchanger):
     """Calls of MsgPack:1. The steps of an event travel on any connection."""

@@ -16,8 +16,6 @@ from kongps.testing.rpc import Asked, Exchanger, Pending
 from kongps.testing.values import BodyPath, Failure, LuaError, lua_value, text, to_bytes
 from kongps.testing.wire import RpcError
 
-__all__ = ["FrameReader", "ProtobufExchanger", "arguments", "frame", "result"]
-
 _LARGEST_FRAME = 1 << 30
 
 # The calls: which field of RpcCall each is, and what stands in that field.

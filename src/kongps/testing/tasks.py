@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     # and gets the answer; or it yields None, to let other requests run first.
     Steps = Generator[Optional[Callable[[], Pending]], Any, Any]
 
-__all__ = ["Task", "run_all"]
-
 
 class Task:
     """A request under way: its steps, and the answer that it waits for."""

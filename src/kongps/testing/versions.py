@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Version", "parse_version"]
-
 _RELEASES = {(2, 0): "2.0.5", (2, 8): "2.8.5", (3, 9): "3.9.1"}
 
 
