@@ -9,7 +9,7 @@ from typing import Any, Literal, Optional
 
 from kongps.errors import ConfigError, UnsupportedType
 from kongps.fields import UNSET, Field
-from kongps.plugins.config.kinds import Kind
+from kongps.plugins.config.kinds import ANY_VALUE, Kind
 
 __all__ = ["Record", "StructureField", "Style"]
 
@@ -22,23 +22,24 @@ _MUTABLE = (list, dict, set)
 class StructureField:
     """One field of a structure.
 
-    :ivar nullable: it is ``Optional``.
-    :ivar required: what ``kongps.Field`` says of it, or None.
-    :ivar shown_default: the default that ``kongps.Field`` gives, or UNSET.
     :ivar attribute: its name in Python.
     :ivar name: its name in Kong's datastore.
     :ivar default: makes its default, or None when it has none.
     :ivar omissible: it is a key of a TypedDict that may be missing.
+    :ivar kind: what its annotation means.
+    :ivar nullable: it is ``Optional``.
+    :ivar required: what ``kongps.Field`` says of it, or None.
+    :ivar shown_default: the default that ``kongps.Field`` gives, or UNSET.
     """
 
-    kind: Kind
-    nullable: bool = False
-    required: Optional[bool] = None
-    shown_default: Any = UNSET
     attribute: str = ""
     name: str = ""
     default: Optional[Callable[[], Any]] = None
     omissible: bool = False
+    kind: Kind = ANY_VALUE
+    nullable: bool = False
+    required: Optional[bool] = None
+    shown_default: Any = UNSET
 
     def fallback(self, path: str) -> Any:
         """The value when neither the configuration nor the structure gives one.

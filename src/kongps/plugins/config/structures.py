@@ -8,7 +8,7 @@ import enum
 import sys
 import typing
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 
 from kongps.errors import UnsupportedType
@@ -99,7 +99,7 @@ class _Reader:
             seen[each.name] = each.attribute
         return Record(cls=cls, style=style, fields=fields)
 
-    def _field(self, row: _Row, hint: Any, path: str) -> StructureField:
+    def _field(self, row: StructureField, hint: Any, path: str) -> StructureField:
         found = self.read(hint, f"{path}.{row.name}")
         return replace(
             found,
@@ -116,7 +116,7 @@ class _Reader:
             return self._annotated(hint, path)
         if hints.is_union(hint):
             return self._union(typing.get_args(hint), path)
-        return StructureField(self._kind(hint, path))
+        return StructureField(kind=self._kind(hint, path))
 
     def element(self, hint: Any, path: str) -> Kind:
         """The kind of an element, which has no properties of a field."""
@@ -153,11 +153,11 @@ class _Reader:
         if len(some) == 1:
             return replace(self.read(some[0], path), nullable=nullable)
         if set(some) == {int, float}:
-            return StructureField(Scalar.of(Union[int, float]), nullable)
+            return StructureField(kind=Scalar.of(Union[int, float]), nullable=nullable)
         variants = tuple(self.element(member, path) for member in some)
         if any(isinstance(kind, Record) for kind in variants):
             raise UnsupportedType(path, "a union of structures is not possible; use one of them")
-        return StructureField(kinds.Variant(kinds=variants), nullable)
+        return StructureField(kind=kinds.Variant(kinds=variants), nullable=nullable)
 
     def _kind(self, hint: Any, path: str) -> Kind:
         if hint is Any or hint is object:
@@ -230,16 +230,6 @@ def _unsupported(hint: Any, path: str) -> UnsupportedType:
     )
 
 
-@dataclass(eq=False, repr=False)
-class _Row:
-    """A field as its class declares it, its annotation aside."""
-
-    attribute: str
-    name: str
-    default: Optional[Callable[[], Any]] = None
-    omissible: bool = False
-
-
 def _style(cls: type) -> Style:
     if is_struct(cls):
         return "struct"
@@ -271,7 +261,7 @@ def _default_of(each: Any, missing: object) -> Optional[Callable[[], Any]]:
     return None if each.default is missing else _always(each.default)
 
 
-def _raw_fields(cls: Any, style: Style, path: str) -> list[_Row]:
+def _raw_fields(cls: Any, style: Style, path: str) -> list[StructureField]:
     if style == "dataclass":
         return _dataclass_rows(cls, path)
     if style == "struct":
@@ -279,12 +269,12 @@ def _raw_fields(cls: Any, style: Style, path: str) -> list[_Row]:
     if style == "namedtuple":
         defaults = cls._field_defaults
         return [
-            _Row(name, name, _always(defaults[name]) if name in defaults else None)
+            StructureField(name, name, _always(defaults[name]) if name in defaults else None)
             for name in cls._fields
         ]
     if style == "typeddict":
         return [
-            _Row(name, name, omissible=name not in cls.__required_keys__)
+            StructureField(name, name, omissible=name not in cls.__required_keys__)
             for name in hints.annotated_names(cls)
         ]
     return _plain_rows(cls, path)
@@ -298,7 +288,7 @@ def _private_without_default(cls: type, name: str, path: str) -> UnsupportedType
     )
 
 
-def _dataclass_rows(cls: Any, path: str) -> list[_Row]:
+def _dataclass_rows(cls: Any, path: str) -> list[StructureField]:
     rows = []
     for each in cls.__dataclass_fields__.values():
         is_init_var = getattr(each._field_type, "name", "") == "_FIELD_INITVAR"
@@ -310,11 +300,11 @@ def _dataclass_rows(cls: Any, path: str) -> list[_Row]:
             if default is None and each.init:
                 raise _private_without_default(cls, each.name, path)
         elif each.init:  # what the class computes itself is not for the configuration
-            rows.append(_Row(each.name, each.name, default))
+            rows.append(StructureField(each.name, each.name, default))
     return rows
 
 
-def _struct_rows(cls: Any, path: str) -> list[_Row]:
+def _struct_rows(cls: Any, path: str) -> list[StructureField]:
     import msgspec
 
     rows = []
@@ -327,13 +317,13 @@ def _struct_rows(cls: Any, path: str) -> list[_Row]:
     for each in fields:
         default = _default_of(each, msgspec.NODEFAULT)
         if not each.name.startswith("_"):
-            rows.append(_Row(each.name, each.encode_name, default))
+            rows.append(StructureField(each.name, each.encode_name, default))
         elif default is None:
             raise _private_without_default(cls, each.name, path)
     return rows
 
 
-def _plain_rows(cls: Any, path: str) -> list[_Row]:
+def _plain_rows(cls: Any, path: str) -> list[StructureField]:
     try:
         made = cls()
     except TypeError as error:
@@ -345,6 +335,6 @@ def _plain_rows(cls: Any, path: str) -> list[_Row]:
     # The default is what an object has that was made without a configuration; `new_plain` sees
     # to it, and `value_of` finds it there.
     return [
-        _Row(name, name, _always(getattr(made, name)) if hasattr(made, name) else None)
+        StructureField(name, name, _always(getattr(made, name)) if hasattr(made, name) else None)
         for name in hints.annotated_names(cls)
     ]
