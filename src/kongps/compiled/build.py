@@ -73,7 +73,9 @@ def build(
     if not os.path.exists(source):
         raise BuildError(f"there is no {source}")
     package = os.path.isdir(source)
-    name, suffix = (os.path.basename(source), "") if package else _split(source)
+    name, suffix = os.path.basename(source), ""
+    if not package:
+        name, suffix = os.path.splitext(name)
     check_name(name)
     directory = os.path.abspath(output or os.path.dirname(source))
     os.makedirs(directory, exist_ok=True)
@@ -90,10 +92,6 @@ def build(
             )
     progress(f"{name}: built {', '.join(made)} in {time.monotonic() - begun:.1f} s")
     return made
-
-
-def _split(source: str) -> tuple[str, str]:
-    return os.path.splitext(os.path.basename(source))
 
 
 @dataclass

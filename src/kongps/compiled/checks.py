@@ -17,31 +17,13 @@ import struct
 import sys
 from typing import Any, Optional
 
+from kongps import errors
 from kongps._version import PLUGIN_API, __version__
 from kongps.compiled.elf import ELF
 from kongps.compiled.interpreter import facts, readable
 from kongps.compiled.libraries import is_there, library_directories
 from kongps.compiled.record import SECTION, parse
 from kongps.compiled.sources import remedy_for
-from kongps.errors import (
-    CompatError,
-    CoreMismatch,
-    DebugBuild,
-    FreeThreadedBuild,
-    LibcTooOld,
-    LibraryMissing,
-    NotALibrary,
-    NotAPlugin,
-    NotELF,
-    OtherArchitecture,
-    OtherLibc,
-    OtherPython,
-    PluginAPITooNew,
-    PluginAPITooOld,
-    PluginError,
-    Truncated,
-    TruncatedFile,
-)
 
 __all__ = ["NATIVE_SYMBOL", "OLDEST_PLUGIN_API", "check_object", "core_mismatch", "running"]
 
@@ -85,7 +67,7 @@ def check_object(plugin: str, path: str) -> str:
     :param plugin: the plugin's name.
     :param path: the file.
     :returns: ``python`` for an extension module, ``native`` for a library with a plugin's table.
-    :raises CompatError: of the class that says what does not match.
+    :raises errors.CompatError: of the class that says what does not match.
     """
     return _Check(plugin, path).run()
 
@@ -97,12 +79,13 @@ class _Check:
         self.record: Optional[dict[str, Any]] = None
 
     def error(
-        self, kind: type[CompatError], what: str, built_for: str, running: str
-    ) -> CompatError:
+        self, kind: type[errors.CompatError], what: str, built_for: str, running: str
+    ) -> errors.CompatError:
         remedy = remedy_for(self.plugin, self.path, self.record)
         return kind(self.plugin, f"{self.path} {what}", built_for, running, remedy)
 
     def run(self) -> str:
+        whole = "a plugin must be whole"
         try:
             elf = ELF(self.path)
             self.record = parse(elf.section(SECTION))
@@ -112,31 +95,24 @@ class _Check:
             self.check_api(elf, kind)
             self.check_libc(elf)
             self.check_libraries(elf)
-        except NotELF as error:
+        except errors.NotELF as error:
             self.check_tag()
-            raise self.error(
-                NotALibrary, "is no shared library", str(error), "a plugin must be one"
-            ) from None
-        except Truncated as error:
-            raise self.error(
-                TruncatedFile, "is cut off", str(error), "a plugin must be whole"
-            ) from None
+            what = "is no shared library"
+            raise self.error(errors.NotALibrary, what, str(error), "a plugin must be one") from None
+        except errors.Truncated as error:
+            raise self.error(errors.TruncatedFile, "is cut off", str(error), whole) from None
         except (struct.error, IndexError, UnicodeError, RecursionError):
-            raise self.error(
-                TruncatedFile,
-                "is damaged",
-                "its headers point outside of it",
-                "a plugin must be whole",
-            ) from None
+            damage = "its headers point outside of it"
+            raise self.error(errors.TruncatedFile, "is damaged", damage, whole) from None
         except OSError as error:
-            raise PluginError(self.plugin, f"{self.path}: {error.strerror}") from error
+            raise errors.PluginError(self.plugin, f"{self.path}: {error.strerror}") from error
         return kind
 
     def check_machine(self, elf: ELF) -> None:
         here = running()["machine"]
         if elf.machine != here:
             raise self.error(
-                OtherArchitecture, "is compiled for another processor", elf.machine, here
+                errors.OtherArchitecture, "is compiled for another processor", elf.machine, here
             )
 
     def check_python(self, elf: ELF) -> None:
@@ -169,18 +145,18 @@ class _Check:
         now = readable(here)
         version = [str(each["python"]).split(".")[:2] for each in (built, here)]
         if version[0] != version[1] or built["implementation"] != here["implementation"]:
-            raise self.error(OtherPython, "was compiled for another Python", described, now)
+            raise self.error(errors.OtherPython, "was compiled for another Python", described, now)
         if bool(built.get("free_threaded")) != here["free_threaded"]:
             raise self.error(
-                FreeThreadedBuild,
-                f"was compiled for a {_threads(bool(built.get('free_threaded')))} Python",
+                errors.FreeThreadedBuild,
+                f"was compiled for a {'not ' if here['free_threaded'] else ''}free-threaded Python",
                 described,
                 now,
             )
         if bool(built.get("debug")) != here["debug"]:
             raise self.error(
-                DebugBuild,
-                f"was compiled for a {_build(bool(built.get('debug')))} build of Python",
+                errors.DebugBuild,
+                f"was compiled for a {'release' if here['debug'] else 'debug'} build of Python",
                 described,
                 now,
             )
@@ -190,23 +166,24 @@ class _Check:
         if not all(platforms):
             return  # such as cp311: it says no more
         if platforms[0].partition("-")[0] != platforms[1].partition("-")[0]:
-            raise self.error(OtherArchitecture, "is compiled for another processor", described, now)
-        raise self.error(OtherLibc, "is linked with another C library", described, now)
+            raise self.error(
+                errors.OtherArchitecture, "is compiled for another processor", described, now
+            )
+        raise self.error(errors.OtherLibc, "is linked with another C library", described, now)
 
     def check_api(self, elf: ELF, kind: str) -> None:
         api = (self.record or {}).get("plugin_api")
-        table = elf.symbol(NATIVE_SYMBOL) if kind == "native" else None
-        if table is not None:
-            api = elf.unsigned(table.address)
+        if kind == "native":
+            api = elf.unsigned(elf.symbols[NATIVE_SYMBOL])
         if not isinstance(api, int):
             return
         here = f"kongps {__version__} with plugin API {PLUGIN_API}"
         built_with = (self.record or {}).get("kongps")
         built = f"plugin API {api}" + (f" of kongps {built_with}" if built_with else "")
         if api > PLUGIN_API:
-            raise self.error(PluginAPITooNew, "uses a newer plugin API", built, here)
+            raise self.error(errors.PluginAPITooNew, "uses a newer plugin API", built, here)
         if api < OLDEST_PLUGIN_API:
-            raise self.error(PluginAPITooOld, "uses a plugin API that is gone", built, here)
+            raise self.error(errors.PluginAPITooOld, "uses a plugin API that is gone", built, here)
 
     def check_libc(self, elf: ELF) -> None:
         here = running()["libc"]
@@ -215,7 +192,10 @@ class _Check:
             built = "musl" if "musl" in named[0] else "glibc"
             if not here.startswith((built, "unknown")):
                 raise self.error(
-                    OtherLibc, "is linked with another C library", f"{built} ({named[0]})", here
+                    errors.OtherLibc,
+                    "is linked with another C library",
+                    f"{built} ({named[0]})",
+                    here,
                 )
         needed = [
             _numbers(version)
@@ -225,13 +205,15 @@ class _Check:
         ]
         if needed and here.startswith("glibc ") and max(needed) > _numbers(here):
             least = ".".join(map(str, max(needed)))
-            raise self.error(LibcTooOld, "needs a newer glibc", f"glibc {least} or newer", here)
+            raise self.error(
+                errors.LibcTooOld, "needs a newer glibc", f"glibc {least} or newer", here
+            )
 
     def check_libraries(self, elf: ELF) -> None:
         missing = [each for each in elf.needed if not is_there(each, elf)]
         if missing:
             names = " and ".join(missing)
-            raise LibraryMissing(
+            raise errors.LibraryMissing(
                 self.plugin,
                 f"{self.path} needs shared libraries that are not there",
                 f"it is linked with {names}",
@@ -244,27 +226,20 @@ class _Check:
         if stem == "__init__":
             stem = os.path.basename(os.path.dirname(os.path.abspath(self.path)))
         init = f"PyInit_{stem.replace('-', '_')}"
-        symbols = {name for name, _ in elf.symbols()}
-        if init in symbols:
+        if init in elf.symbols:
             return "python"
-        if NATIVE_SYMBOL in symbols:
+        if NATIVE_SYMBOL in elf.symbols:
             return "native"
-        others = sorted(name[len("PyInit_") :] for name in symbols if name.startswith("PyInit_"))
+        others = sorted(
+            name[len("PyInit_") :] for name in elf.symbols if name.startswith("PyInit_")
+        )
         held = f"it is the module {', '.join(others)}" if others else "it is some other library"
         raise self.error(
-            NotAPlugin,
+            errors.NotAPlugin,
             "is no plugin of this name",
             held,
             f"a plugin exports {init} or {NATIVE_SYMBOL}",
         )
-
-
-def _build(debug: bool) -> str:
-    return "debug" if debug else "release"
-
-
-def _threads(free: bool) -> str:
-    return "free-threaded" if free else "not free-threaded"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -274,21 +249,16 @@ def _numbers(version: str) -> tuple[int, ...]:
 # The core
 
 
-def core_mismatch(directory: str) -> CoreMismatch:
+def core_mismatch(directory: str) -> errors.CoreMismatch:
     """What to raise when the core is not there for this interpreter.
 
     :param directory: where its modules should be.
     """
     here = facts()
-    tags = sorted(
-        {
-            match["tag"]
-            for path in glob.glob(os.path.join(glob.escape(directory), "*.so"))
-            if (match := _TAG.search(path))
-        }
-    )
+    paths = glob.glob(os.path.join(glob.escape(directory), "*.so"))
+    tags = sorted({match["tag"] for path in paths if (match := _TAG.search(path))})
     python = shlex.quote(sys.executable)
-    return CoreMismatch(
+    return errors.CoreMismatch(
         "kongps",
         f"kongps {__version__}",
         ", ".join(tags) or "none: it is not built",

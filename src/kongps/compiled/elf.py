@@ -9,14 +9,12 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Union
+from typing import NamedTuple, Union
 
 from kongps.errors import NotELF, Truncated
 
-__all__ = ["ELF", "MACHINES", "Symbol"]
+__all__ = ["ELF"]
 
 # The machines that kongps is built for and those one is likely to meet, by e_machine.
 MACHINES = {
@@ -41,24 +39,14 @@ _DT_VERNEED, _DT_VERNEEDNUM = 0x6FFFFFFE, 0x6FFFFFFF
 _ET_EXEC, _ET_DYN = 2, 3
 
 
-@dataclass(frozen=True)
-class Symbol:
-    """A symbol that a library defines: where it is, and how many bytes it has."""
-
-    address: int
-    size: int
-
-
-@dataclass(frozen=True)
-class _Segment:
+class _Segment(NamedTuple):
     kind: int
     offset: int
     address: int
     size: int
 
 
-@dataclass(frozen=True)
-class _Section:
+class _Section(NamedTuple):
     name: int
     kind: int
     offset: int
@@ -71,7 +59,6 @@ class ELF:
 
     :param path: the file.
     :ivar machine: such as ``x86_64``; ``machine 99`` for one without a name here.
-    :ivar bits: 32 or 64.
     :raises NotELF: when it is no shared library or program.
     :raises Truncated: when it is cut off.
     :raises OSError: when it cannot be read.
@@ -98,7 +85,7 @@ class ELF:
             raise Truncated(f"it has {len(data)} bytes, less than its header")
         if data[4] not in (1, 2) or data[5] not in (1, 2):
             raise NotELF("its header is none")
-        self.bits = 64 if data[4] == 2 else 32
+        self._is_64 = data[4] == 2
         self._order = "<" if data[5] == 1 else ">"
         kind, machine = self._unpack("HH", 16)
         self.machine = MACHINES.get(machine, f"machine {machine}")
@@ -106,31 +93,26 @@ class ELF:
             self.machine = "ppc64"
         if kind not in (_ET_EXEC, _ET_DYN):
             raise NotELF("it is an object file or a core dump, not a linked library")
-        if self.bits == 64:
-            phoff, shoff, _, _, phsize, phnum, shsize, shnum, self._names = self._unpack(
-                "QQIHHHHHH", 32
-            )
-            program, section = "IIQQQQ", "IIQQQQI"
-        else:
-            phoff, shoff, _, _, phsize, phnum, shsize, shnum, self._names = self._unpack(
-                "IIIHHHHHH", 28
-            )
-            program, section = "IIIIII", "IIIIIII"
+        word = "Q" if self._is_64 else "I"
+        phoff, shoff, _, _, phsize, phnum, shsize, shnum, self._names = self._unpack(
+            f"{word}{word}IHHHHHH", 32 if self._is_64 else 28
+        )
         end = max(phoff + phsize * phnum, shoff + shsize * shnum)
         self._segments = []
         for index in range(phnum):
-            fields = self._unpack(program, phoff + index * phsize)
-            if self.bits == 64:
-                kind, _, offset, address, _, size = fields
+            if self._is_64:
+                kind, _, offset, address, _, size = self._unpack("IIQQQQ", phoff + index * phsize)
             else:
-                kind, offset, address, _, size, _ = fields
+                kind, offset, address, _, size = self._unpack("IIIII", phoff + index * phsize)
             self._segments.append(_Segment(kind, offset, address, size))
             end = max(end, offset + size)
         self._sections = []
         if end > len(data):
             raise Truncated(f"it has {len(data)} bytes of the {end} that its headers promise")
         for index in range(shnum):
-            name, kind, _, _, offset, size, link = self._unpack(section, shoff + index * shsize)
+            name, kind, _, _, offset, size, link = self._unpack(
+                f"II{word}{word}{word}{word}I", shoff + index * shsize
+            )
             self._sections.append(_Section(name, kind, offset, size, link))
             if kind != _SHT_NOBITS and offset + size > len(data):
                 raise Truncated(
@@ -154,7 +136,7 @@ class ELF:
     @cached_property
     def _dynamic(self) -> dict[int, list[int]]:
         found: dict[int, list[int]] = {}
-        word = "qQ" if self.bits == 64 else "iI"
+        word = "qQ" if self._is_64 else "iI"
         step = struct.calcsize("=" + word)
         for segment in self._segments:
             if segment.kind != _PT_DYNAMIC:
@@ -227,25 +209,24 @@ class ELF:
                 return bytes(self._data[each.offset : each.offset + each.size])
         return None
 
-    def symbols(self) -> Iterator[tuple[str, Symbol]]:
-        """The symbols that it defines for others."""
+    @cached_property
+    def symbols(self) -> dict[str, int]:
+        """The symbols that it defines for others, and their addresses."""
+        found = {}
+        entry = "IBBHQQ" if self._is_64 else "IIIBBH"
+        step = struct.calcsize("=" + entry)
         for table in self._sections:
             if table.kind != _SHT_DYNSYM:
                 continue
             strings = self._sections[table.link].offset
-            entry = "IBBHQQ" if self.bits == 64 else "IIIBBH"
-            step = struct.calcsize("=" + entry)
             for offset in range(table.offset, table.offset + table.size, step):
-                if self.bits == 64:
-                    name, _, _, section, address, size = self._unpack(entry, offset)
+                if self._is_64:
+                    name, _, _, section, address, _ = self._unpack(entry, offset)
                 else:
-                    name, address, size, _, _, section = self._unpack(entry, offset)
+                    name, address, _, _, _, section = self._unpack(entry, offset)
                 if section and name:
-                    yield self._string(strings + name), Symbol(address, size)
-
-    def symbol(self, name: str) -> Union[Symbol, None]:
-        """The symbol called `name`, None when the library does not define it."""
-        return dict(self.symbols()).get(name)
+                    found[self._string(strings + name)] = address
+        return found
 
     def unsigned(self, address: int) -> int:
         """The 32-bit number that stands at `address` of the loaded library."""

@@ -68,17 +68,10 @@ def readable(built: dict[str, Any]) -> str:
 
     :param built: facts of an interpreter, or the record of what was built for one.
     """
-    name = {"cpython": "CPython", "pypy": "PyPy"}.get(
-        str(built.get("implementation")), str(built.get("implementation"))
-    )
-    kinds = [
-        kind
-        for kind, there in (
-            ("debug build", built.get("debug")),
-            ("free-threaded", built.get("free_threaded")),
-        )
-        if there
-    ]
+    implementation = str(built.get("implementation"))
+    name = {"cpython": "CPython", "pypy": "PyPy"}.get(implementation, implementation)
+    words = {"debug": "debug build", "free_threaded": "free-threaded"}
+    kinds = [word for fact, word in words.items() if built.get(fact)]
     return f"{name} {built.get('python')} ({', '.join([str(built.get('abi_tag')), *kinds])})"
 
 

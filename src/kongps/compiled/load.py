@@ -15,16 +15,37 @@ import keyword
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
 from typing import Any, Optional
 
-__all__ = ["PACKAGE", "Loader", "compiled_name", "install"]
+__all__ = ["PACKAGE", "Loader", "compiled_name", "file_key", "install", "path_to_open"]
 
 # What the names of packages that stand for plugins directories begin with.
 PACKAGE = "kongps_plugins"
 
-_loaded: dict[tuple[Any, ...], types.ModuleType] = {}
+FileKey = tuple[Any, ...]
+
+_loaded: dict[FileKey, types.ModuleType] = {}
+
+
+def file_key(path: str) -> FileKey:
+    """What tells a file from another one that later has its path."""
+    stat = os.stat(path)
+    return (os.path.realpath(path), stat.st_dev, stat.st_ino, stat.st_mtime_ns)
+
+
+def path_to_open(path: str, loaded: Iterable[FileKey]) -> str:
+    """The path by which the dynamic linker opens this file.
+
+    It gives the old library for a path that it knows, whatever is there by now. Then the file gets
+    a path that the linker does not know; it stays open to keep it so.
+
+    :param loaded: the files that are loaded already.
+    """
+    if any(known[0] == os.path.realpath(path) for known in loaded):
+        return f"/proc/self/fd/{os.open(path, os.O_RDONLY | os.O_CLOEXEC)}"
+    return path
 
 
 def compiled_name(name: str) -> str:
@@ -33,35 +54,23 @@ def compiled_name(name: str) -> str:
     :param name: the module's, in its plugins directory: ``key-gate``, ``shop.rules``.
     """
     parts = [part.replace("-", "_") for part in name.split(".")]
-    return ".".join(
-        [
-            PACKAGE,
-            *(
-                part if part.isidentifier() and not keyword.iskeyword(part) else f"plugin_{part}"
-                for part in parts
-            ),
-        ]
+    valid = (
+        each if each.isidentifier() and not keyword.iskeyword(each) else f"plugin_{each}"
+        for each in parts
     )
+    return ".".join([PACKAGE, *valid])
 
 
 class Loader(ExtensionFileLoader):
     """Loads a compiled module of a plugin."""
 
-    def _key(self) -> tuple[Any, ...]:
-        stat = os.stat(self.path)
-        return (os.path.realpath(self.path), stat.st_dev, stat.st_ino, stat.st_mtime_ns)
-
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
         """The module; the one there is already when this file has been loaded before."""
-        key = self._key()
+        key = file_key(self.path)
         if key in _loaded:
             return _loaded[key]
-        if not any(each[0] == key[0] for each in _loaded):
-            return super().create_module(spec)
-        # The dynamic linker gives the old library for a name that it knows, whatever is there by
-        # now. So it gets a name that it does not know; the file stays open to keep it so.
         origin = spec.origin
-        spec.origin = f"/proc/self/fd/{os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)}"
+        spec.origin = path_to_open(self.path, _loaded)
         try:
             return super().create_module(spec)
         finally:
@@ -69,7 +78,7 @@ class Loader(ExtensionFileLoader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Runs the module's code, once."""
-        key = self._key()
+        key = file_key(self.path)
         if key in _loaded:
             return
         name = compiled_name(module.__name__.partition(".")[2])

@@ -7,22 +7,16 @@ checked here, once. What runs for each event is :class:`kongps.core.runners.nati
 from __future__ import annotations
 
 import json
-import os
 from typing import Any, Optional
 
 import cffi
 import msgspec
 
+from kongps import errors
 from kongps._version import PLUGIN_API
 from kongps.compiled.checks import NATIVE_SYMBOL, OLDEST_PLUGIN_API
+from kongps.compiled.load import FileKey, file_key, path_to_open
 from kongps.core.runners.native import NativeHandler, use_log_arguments
-from kongps.errors import (
-    ConfigError,
-    NativeError,
-    PluginAPITooNew,
-    PluginAPITooOld,
-    PluginError,
-)
 from kongps.pdk import functions as _functions  # noqa: F401  (registers the table of functions)
 from kongps.pdk.log import log_arguments
 from kongps.phases import PHASE_NAMES
@@ -60,7 +54,7 @@ _ffi = cffi.FFI()
 _ffi.cdef(CDEF + f"extern kongps_plugin_table {NATIVE_SYMBOL};")
 
 # Libraries stay open: code of theirs may be on a handler's stack, and dlclose would take it away.
-_open: dict[tuple[Any, ...], Any] = {}
+_open: dict[FileKey, Any] = {}
 
 
 class NativeLibrary:
@@ -73,7 +67,7 @@ class NativeLibrary:
 
     :param name: the plugin's name.
     :param path: the library.
-    :raises PluginError: when it cannot be opened or its table is not a plugin's.
+    :raises errors.PluginError: when it cannot be opened or its table is not a plugin's.
     """
 
     def __init__(self, name: str, path: str) -> None:
@@ -86,28 +80,24 @@ class NativeLibrary:
     def new_instance(self, config: dict[str, Any]) -> NativeInstance:
         """Makes an instance for one configuration.
 
-        :raises ConfigError: for text in it that is not UTF-8.
-        :raises NativeError: when the plugin's own function fails.
+        :raises errors.ConfigError: for text in it that is not UTF-8.
+        :raises errors.NativeError: when the plugin's own function fails.
         """
         return NativeInstance(self._table, self.phases, config)
 
 
 def _table(name: str, path: str) -> Any:
-    stat = os.stat(path)
-    key = (os.path.realpath(path), stat.st_dev, stat.st_ino, stat.st_mtime_ns)
+    key = file_key(path)
     library = _open.get(key)
     try:
         if library is None:
-            place = path
-            if any(each[0] == key[0] for each in _open):
-                # A newer file: the dynamic linker would give the old one for its name.
-                place = f"/proc/self/fd/{os.open(path, os.O_RDONLY | os.O_CLOEXEC)}"
+            place = path_to_open(path, _open)
             library = _open[key] = _ffi.dlopen(place, _ffi.RTLD_NOW | _ffi.RTLD_LOCAL)
         table = _ffi.addressof(library, NATIVE_SYMBOL)
     except (OSError, AttributeError) as error:
-        raise PluginError(name, f"{path}: it cannot be loaded: {error}") from None
+        raise errors.PluginError(name, f"{path}: it cannot be loaded: {error}") from None
     if table.api > PLUGIN_API or table.api < OLDEST_PLUGIN_API:
-        kind = PluginAPITooNew if table.api > PLUGIN_API else PluginAPITooOld
+        kind = errors.PluginAPITooNew if table.api > PLUGIN_API else errors.PluginAPITooOld
         raise kind(
             name,
             f"{path} uses another plugin API",
@@ -116,7 +106,7 @@ def _table(name: str, path: str) -> Any:
             "building it again with this kongps/plugin.h",
         )
     if table.size < _ffi.sizeof("kongps_plugin_table"):
-        raise PluginError(
+        raise errors.PluginError(
             name,
             f"{path}: its table has {table.size} bytes, fewer than the "
             f"{_ffi.sizeof('kongps_plugin_table')} of plugin API {PLUGIN_API}; set .size to "
@@ -136,11 +126,11 @@ def _phases(name: str, path: str, table: Any) -> list[str]:
         named = bool(table.phases & (1 << number))
         there = getattr(table, phase) != _ffi.NULL
         if named and not there:
-            raise PluginError(
+            raise errors.PluginError(
                 name, f"{path}: its phases name {phase}, but its handler for {phase} is NULL"
             )
         if there and not named:
-            raise PluginError(
+            raise errors.PluginError(
                 name,
                 f"{path}: it has a handler for {phase}, but its phases do not name it; add "
                 f"KONGPS_PHASE_BIT(KONGPS_{phase.upper()})",
@@ -148,21 +138,23 @@ def _phases(name: str, path: str, table: Any) -> list[str]:
         if there:
             phases.append(phase)
     if table.phases >> len(PHASE_NAMES):
-        raise PluginError(
+        raise errors.PluginError(
             name, f"{path}: its phases {table.phases:#x} name some that Kong does not have"
         )
     if not phases:
-        raise PluginError(name, f"{path}: it has no handler")
+        raise errors.PluginError(name, f"{path}: it has no handler")
     return phases
 
 
 def _schema(name: str, path: str, table: Any) -> Any:
     if table.schema == _ffi.NULL:
-        raise PluginError(name, f'{path}: its schema is NULL; for no configuration, write "[]"')
+        raise errors.PluginError(
+            name, f'{path}: its schema is NULL; for no configuration, write "[]"'
+        )
     try:
         return json.loads(_ffi.string(table.schema))
     except (ValueError, RecursionError) as error:
-        raise PluginError(name, f"{path}: its schema is not JSON: {error}") from None
+        raise errors.PluginError(name, f"{path}: its schema is not JSON: {error}") from None
 
 
 class NativeInstance:
@@ -182,13 +174,13 @@ class NativeInstance:
         try:
             text = msgspec.json.encode(config)
         except (UnicodeEncodeError, TypeError):
-            raise ConfigError("config", "expected text that is UTF-8") from None
+            raise errors.ConfigError("config", "expected text that is UTF-8") from None
         instance = _ffi.new("void **")
         error = _ffi.new("char[]", _ERROR_SIZE)
         code = self._table.new_instance(_ffi.from_buffer(text), len(text), instance, error)
         if code != _OK:
             reason = _ffi.string(error, _ERROR_SIZE).decode("utf-8", "replace")
-            raise NativeError(reason or f"new_instance returned {code}")
+            raise errors.NativeError(reason or f"new_instance returned {code}")
         return instance[0]
 
     def close(self) -> None:

@@ -135,14 +135,14 @@ class Examined(NamedTuple):
     """What a plugin's files show, without loading the plugin.
 
     :ivar path: the file that would be loaded; the first one when there is an error.
-    :ivar compiled: whether one of its files is compiled.
+    :ivar compiled: the first of its files that is compiled.
     :ivar used: whether the file that would be loaded is compiled.
     :ivar error: why it cannot be loaded, as far as the files show it.
     """
 
     name: str
     path: str
-    compiled: bool
+    compiled: Optional[str]
     used: bool
     error: Optional[PluginError]
 
@@ -154,7 +154,7 @@ def examine(directory: Union[str, os.PathLike[str]]) -> list[Examined]:
     """
     examined = []
     for name, files in scan(os.path.abspath(directory)).items():
-        compiled = any(each.compiled for each in files)
+        compiled = next((each.path for each in files if each.compiled), None)
         chosen = next((each for each in files if each.compiled), files[0])
         error: Optional[PluginError] = None
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Optional
 
 from kongps.compiled.build import Progress, build
@@ -42,13 +41,13 @@ def rebuild(directory: str, *, check: bool = False, progress: Progress = print) 
     """
     results = []
     for plugin in examine(directory):
-        if not plugin.compiled:
+        if plugin.compiled is None:
             continue
         problem = plugin.error.reason if plugin.error is not None else None
         path = plugin.path
         if problem is None and not plugin.used:
             problem = "it runs from its source: none of its compiled files is for this interpreter"
-            path = _compiled_file(directory, plugin.name) or path
+            path = plugin.compiled
         result = Rebuilt(plugin.name, path, problem)
         results.append(result)
         if problem is None:
@@ -64,14 +63,6 @@ def rebuild(directory: str, *, check: bool = False, progress: Progress = print) 
         if result.failure is not None:
             progress(f"{plugin.name}: not rebuilt: {result.failure}")
     return results
-
-
-def _compiled_file(directory: str, name: str) -> Optional[str]:
-    for place in (Path(directory), Path(directory, name)):
-        for path in sorted(place.glob("*.so")):
-            if path.name.partition(".")[0] in (name, "__init__"):
-                return str(path)
-    return None
 
 
 def _rebuild_one(directory: str, path: str, progress: Progress) -> Optional[str]:
