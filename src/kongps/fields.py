@@ -63,21 +63,6 @@ class Field:
     :raises TypeError, ValueError: for values that cannot be meant.
     """
 
-    __slots__ = (
-        "between",
-        "default",
-        "encrypted",
-        "extra",
-        "gt",
-        "len_max",
-        "len_min",
-        "match",
-        "name",
-        "one_of",
-        "referenceable",
-        "required",
-    )
-
     def __init__(
         self,
         *,
@@ -121,10 +106,9 @@ class Field:
 
     def __repr__(self) -> str:
         given = (
-            f"{slot}={getattr(self, slot)!r}"
-            for slot in self.__slots__
-            if not any(getattr(self, slot) is nothing for nothing in (None, False, UNSET))
-            and getattr(self, slot) != {}
+            f"{name}={value!r}"
+            for name, value in sorted(vars(self).items())
+            if not any(value is nothing for nothing in (None, False, UNSET)) and value != {}
         )
         return f"Field({', '.join(given)})"
 
