@@ -34,6 +34,7 @@ _TERMINAL = {"kong.response.exit", "kong.response.error"}  # they end the reques
 
 _HEADER = "string|number|boolean|string[]"
 _LOG = "...: any"
+_LEVELS = ("emerg", "alert", "crit", "err", "warn", "notice", "info", "debug")
 
 _BODY_FILTER = "it works in the body_filter phase alone, which Kong does not give to plugin servers"
 _NO_PLUGIN_CTX = (
@@ -72,14 +73,7 @@ _CALLABLE: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("kong.ctx.shared.set", "key: string, value?: any", _ALL, "2.0"),
     ("kong.ip.is_trusted", "address: string", _ALL, "2.0"),
     ("kong.log", _LOG, _ALL, "2.0"),
-    ("kong.log.emerg", _LOG, _ALL, "2.0"),
-    ("kong.log.alert", _LOG, _ALL, "2.0"),
-    ("kong.log.crit", _LOG, _ALL, "2.0"),
-    ("kong.log.err", _LOG, _ALL, "2.0"),
-    ("kong.log.warn", _LOG, _ALL, "2.0"),
-    ("kong.log.notice", _LOG, _ALL, "2.0"),
-    ("kong.log.info", _LOG, _ALL, "2.0"),
-    ("kong.log.debug", _LOG, _ALL, "2.0"),
+    *((f"kong.log.{level}", _LOG, _ALL, "2.0") for level in _LEVELS),
     ("kong.log.deprecation", _LOG, _ALL, "2.6"),
     ("kong.log.inspect", _LOG, _ALL, "2.0"),
     ("kong.log.inspect.on", "", _ALL, "2.0"),
