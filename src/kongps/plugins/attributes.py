@@ -1,22 +1,25 @@
-"""What a plugin's class or module says of it: version, priority and the like."""
+"""Where a plugin is read from, and what its class or module says of it: version and the like."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
-from typing import Any, Optional
+import types
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Optional
 
-from kongps.plugins.source import Source, shown
+from kongps.errors import PluginError, SchemaError, UnsupportedType
 from kongps.settings import ON_ERROR
 
 __all__ = [
     "DEFAULT_VERSION",
+    "Source",
     "attribute",
     "read_flag",
     "read_on_error",
     "read_priority",
     "read_version",
+    "shown",
 ]
 
 # Kong 3 does not load a plugin without a version.
@@ -27,6 +30,47 @@ _VERSION = re.compile(r"\d+(\.\d+){0,2}([-+][0-9A-Za-z.+-]+)?")
 
 # Kong keeps a priority in a Lua number, which holds whole numbers up to this.
 _PRIORITY_LIMIT = 2**53
+
+
+class Source(NamedTuple):
+    """Where a plugin is read from.
+
+    :ivar name: the plugin's name.
+    :ivar module: the module with its attributes, or None for a class alone.
+    :ivar path: its file, or "".
+    :ivar describe: describes an exception that plugin code raised, with file and line.
+    """
+
+    name: str
+    module: Optional[types.ModuleType]
+    path: str
+    modified: float
+    describe: Callable[[BaseException], str]
+
+    def error(self, reason: str) -> PluginError:
+        """A :class:`PluginError` of this plugin, with its file."""
+        return PluginError(self.name, f"{self.path}: {reason}" if self.path else reason)
+
+    def call(self, function: Callable[[], Any], what: str) -> Any:
+        """Calls plugin code, or what reads it, while the plugin is loaded.
+
+        :raises PluginError: when it raises anything.
+        """
+        try:
+            return function()
+        except PluginError:
+            raise
+        except (SchemaError, UnsupportedType) as error:
+            raise self.error(str(error)) from error
+        except BaseException as error:
+            raise PluginError(self.name, f"{what} failed: {self.describe(error)}") from error
+
+
+def shown(value: object) -> str:
+    """A value in a message: simple ones as they are, of others the type."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    return f"an object of type {type(value).__name__}"
 
 
 def attribute(source: Source, cls: Any, names: Iterable[str], fields: Iterable[str] = ()) -> Any:

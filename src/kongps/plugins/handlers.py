@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from kongps.phases import PHASE_NAMES
+from kongps.plugins.attributes import Source
 from kongps.plugins.plugin import HOOKS
-from kongps.plugins.source import Source
 
 __all__ = ["EXPECTED", "checked_handlers", "coroutines_of", "handler_names"]
 

@@ -42,13 +42,12 @@ def _package(directory: str) -> str:
 @contextlib.contextmanager
 def _fresh(name: str) -> Iterator[None]:
     """Takes a module and its submodules out of ``sys.modules``; back in when the body raises."""
-    ours = (name, f"{name}.")
 
     def taken() -> dict[str, types.ModuleType]:
         return {
             key: sys.modules.pop(key)
             for key in list(sys.modules)
-            if key == name or key.startswith(ours[1])
+            if key == name or key.startswith(f"{name}.")
         }
 
     before = taken()

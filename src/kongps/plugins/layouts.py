@@ -34,13 +34,12 @@ from typing import Any, Optional
 from kongps.errors import SchemaError
 from kongps.phases import PHASE_NAMES
 from kongps.plugins import attributes
-from kongps.plugins.attributes import attribute
+from kongps.plugins.attributes import Source, attribute, shown
 from kongps.plugins.config import Record, read_structure
 from kongps.plugins.config.structures import has_fields, is_dataclass, is_struct
 from kongps.plugins.handlers import EXPECTED, checked_handlers, coroutines_of, handler_names
 from kongps.plugins.plugin import Placed, Plugin
 from kongps.plugins.schema import assemble, own_schema
-from kongps.plugins.source import Source, shown
 
 __all__ = ["find", "native_plugin"]
 

@@ -10,11 +10,11 @@ from typing import Any, Optional, Union
 from kongps.errors import PluginError, PluginNameError, ServerError
 from kongps.kong_pdk import shim as kong_pdk_shim
 from kongps.plugin_names import check_name
+from kongps.plugins.attributes import Source
 from kongps.plugins.files import PluginFile, chosen_file, entry_of, scan
 from kongps.plugins.importing import describe_error, import_plugin
 from kongps.plugins.layouts import find, native_plugin
 from kongps.plugins.plugin import Plugin
-from kongps.plugins.source import Source
 from kongps.plugins.trust import refused_entries
 
 __all__ = ["Loaded", "from_object", "load_directory", "load_plugin"]

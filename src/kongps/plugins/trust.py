@@ -6,9 +6,11 @@ configurations. So can whoever can replace the file, or a directory on the way t
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = ["refused", "refused_entries", "refused_file"]
 
@@ -33,7 +35,7 @@ def refused(path: str) -> str | None:
     elif mode & 0o002:
         who, fix = "everybody", f"chmod go-w {path}"
     elif mode & 0o020 and not _is_private(found.st_gid):
-        who, fix = f"the group {_group(found.st_gid)}", f"chmod g-w {path}"
+        who, fix = f"the group {_name(grp.getgrgid, found.st_gid, 'gr_name')}", f"chmod g-w {path}"
     else:
         return None
     trusted = " and ".join(dict.fromkeys(("root", _user(os.geteuid()))))
@@ -132,9 +134,6 @@ def _is_private(group: int) -> bool:
 
     Systems that give each user such a group let it write the user's files by default.
     """
-    import grp
-    import pwd
-
     try:
         entry = grp.getgrgid(group)
         owner = pwd.getpwnam(entry.gr_name)
@@ -148,18 +147,12 @@ def _is_private(group: int) -> bool:
 
 
 def _user(number: int) -> str:
-    import pwd
+    return _name(pwd.getpwuid, number, "pw_name")
 
+
+def _name(find: Callable[[int], object], number: int, attribute: str) -> str:
+    """The name of a user or group; the number without one."""
     try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-def _group(number: int) -> str:
-    import grp
-
-    try:
-        return grp.getgrgid(number).gr_name
+        return str(getattr(find(number), attribute))
     except KeyError:
         return str(number)
