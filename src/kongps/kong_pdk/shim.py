@@ -89,15 +89,11 @@ def start_dedicated_server(
         version=_version,
         priority=_priority,
         Schema=_schema,
-        __file__=_file_of(plugin),
+        __file__=getattr(sys.modules.get(plugin.__module__), "__file__", None),
     )
     code = _serve(module)
     if code:
         sys.exit(code)
-
-
-def _file_of(cls: type) -> Optional[str]:
-    return getattr(sys.modules.get(cls.__module__), "__file__", None)
 
 
 def _fill_kong(module: ModuleType) -> None:
@@ -121,12 +117,8 @@ def _fill_namespace(module: ModuleType) -> None:
     setattr(module, name, type(name, (), {"__doc__": "Stands in annotations for a namespace."}))
 
 
-def _nothing(module: ModuleType) -> None:
-    pass
-
-
-_MODULES: dict[str, Callable[[ModuleType], None]] = {
-    "kong_pdk": _nothing,
+_MODULES: dict[str, Callable[[ModuleType], object]] = {
+    "kong_pdk": lambda module: None,
     "kong_pdk.cli": lambda module: setattr(
         module, "start_dedicated_server", start_dedicated_server
     ),
@@ -135,7 +127,7 @@ _MODULES: dict[str, Callable[[ModuleType], None]] = {
         PDKException=PDKError, PluginServerException=PluginServerException
     ),
     "kong_pdk.kong": lambda module: setattr(module, "kong", kong),
-    "kong_pdk.pdk": _nothing,
+    "kong_pdk.pdk": lambda module: None,
     "kong_pdk.pdk.kong": _fill_kong,
     **{f"kong_pdk.pdk.kong.{name}": _fill_namespace for name in _NAMESPACES},
 }
