@@ -7,7 +7,7 @@ through the socket with the stand-in for Kong, and prints what happened.
 from __future__ import annotations
 
 import contextlib
-import http
+import http.client
 import json
 import os
 import subprocess
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, TextIO
+from typing import Any, Optional
 
 from kongps.cli.common import FAILED, OK, command_parser
 from kongps.errors import KongpsError
@@ -74,10 +74,8 @@ def main(words: Sequence[str]) -> int:
         "--examples", metavar="DIR", help="where the plugins are (default: those installed)"
     )
     options = parser.parse_args(words)
-    show = _Printer(sys.stdout)
     try:
-        directory = Path(options.examples) if options.examples else _examples()
-        _run(directory, options.kong, show)
+        _run(Path(options.examples) if options.examples else _examples(), options.kong)
     except (KongpsError, ValueError) as error:
         print(f"kongps demo: {error}", file=sys.stderr)
         return FAILED
@@ -162,7 +160,7 @@ def _logged_status(path: Path) -> Any:
         return None
 
 
-def _run(examples: Path, version: str, show: _Printer) -> None:
+def _run(examples: Path, version: str) -> None:
     # What happens is shown over one protocol; the other has to have the same results.
     shown, *others = (
         ("ProtoBuf:1", "MsgPack:1") if parse_version(version).protobuf else ("MsgPack:1",)
@@ -171,31 +169,31 @@ def _run(examples: Path, version: str, show: _Printer) -> None:
         socket = os.path.join(place, "kongps.sock")
         scenes = _scenes(Path(place, "requests.log"))
         with _serving(examples, socket, Path(place, "server.log")):
-            show.line(
+            print(
                 f"A kongps server with the plugins of {examples}, and a stand-in for "
                 f"Kong {version} that speaks {shown} to it over its socket."
             )
-            results = {shown: [_play(scene, socket, version, shown, show) for scene in scenes]}
+            results = {shown: [_play(scene, socket, version, shown, show=True) for scene in scenes]}
             for protocol in others:
                 results[protocol] = [_play(scene, socket, version, protocol) for scene in scenes]
             if others:
-                show.comparison(scenes, results)
+                _show_comparison(scenes, results)
         requests = sum(len(played) for played in results[shown])
         calls = sum(len(result.calls) for played in results[shown] for result in played)
-        show.line()
-        show.line(
+        print()
+        print(
             f"{requests} requests, {calls} PDK calls{' over each protocol' if others else ''}, "
             "all as expected; the server has shut down cleanly."
         )
 
 
 def _play(
-    scene: Scene, socket: str, version: str, protocol: str, show: Optional[_Printer] = None
+    scene: Scene, socket: str, version: str, protocol: str, *, show: bool = False
 ) -> list[Result]:
-    """Sends a scene's requests over a protocol, and prints them if `show` is given."""
-    if show is not None:
-        show.line()
-        show.line(f"{show.bold(scene.plugin)}: {scene.title}")
+    """Sends a scene's requests over a protocol, and with `show` prints them."""
+    if show:
+        print()
+        print(f"{_paint('1', scene.plugin)}: {scene.title}")
     results = []
     with Kong(
         socket,
@@ -206,8 +204,8 @@ def _play(
     ) as kong:
         for step in scene.steps:
             result = kong.request(step.method, step.path, headers=step.headers)
-            if show is not None:
-                show.result(step, result)
+            if show:
+                _show_result(step, result)
             _check(scene, step, result)
             results.append(result)
     return results
@@ -257,88 +255,76 @@ def _serving(plugins: Path, socket: str, log: Path) -> Iterator[None]:
         raise KongpsError(f"the server ended with exit code {code}:\n{printed}")
 
 
-class _Printer:
-    """Prints what happens: plain text, with colour only on a terminal."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._colour = stream.isatty() and "NO_COLOR" not in os.environ
-
-    def line(self, text: str = "") -> None:
-        print(text, file=self._stream)
-
-    def _paint(self, code: str, text: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
-
-    def bold(self, text: str) -> str:
-        return self._paint("1", text)
-
-    def result(self, step: Step, result: Result) -> None:
-        """One request: its line, its events with their calls, the response."""
-        headers = "".join(f"  {name}: {value}" for name, value in step.headers.items())
-        self.line(f"  {self._paint('36', f'{step.method} {step.path}')}{headers}")
-        for event in result.events:
-            took = _milliseconds(event.seconds)
-            if event.start_seconds > 1e-4:
-                took += f", after {_milliseconds(event.start_seconds)} to start the instance"
-            self.line(f"    {event.phase}, {took}")
-            for call in result.calls:
-                if (call.plugin, call.phase) == (event.plugin, event.phase):
-                    self._call(call)
-        for entry in result.log:
-            self.line(f"    {self._paint('33', str(entry))}")
-        sent = result.service_request
-        if sent is None:
-            self.line("    the service received no request")
-        else:
-            self.line(f"    the service received {sent.method} {sent.path}")
-        self._response(result)
-
-    def comparison(self, scenes: list[Scene], results: dict[str, list[list[Result]]]) -> None:
-        """What each request costs over each protocol: every PDK call is a round trip over
-        MsgPack:1; over ProtoBuf:1 those without a result are sent with the next."""
-        self.line()
-        self.line(self.bold("The same requests over both protocols, in round trips"))
-        rows: list[tuple[Any, ...]] = []
-        for scene, *played in zip(scenes, *results.values()):
-            for step, *answers in zip(scene.steps, *played):
-                trips = [sum(event.round_trips for event in each.events) for each in answers]
-                rows.append((f"{scene.plugin}, {step.method} {step.path}", *trips))
-        totals = [sum(column) for column in list(zip(*rows))[1:]]
-        rows = [("", *results), *rows, ("total", *totals)]
-        first = max(len(row[0]) for row in rows)
-        for name, *cells in rows:
-            self.line(f"  {name:<{first}}" + "".join(f"{cell:>12}" for cell in cells))
-
-    def _call(self, call: Call) -> None:
-        asked = f"{call.function}({', '.join(_shown(arg) for arg in call.args)})"
-        answer = ""
-        if call.refused:
-            answer = f"refused: {call.error}"
-        elif call.error:
-            answer = f"error: {call.error}"
-        elif call.answer is not None:
-            answer = _shown(call.answer)
-        self.line(f"    {_milliseconds(call.seconds):>10}  {_cut(asked)}")
-        if answer:
-            self.line(f"                {self._paint('2', '->')} {_cut(answer)}")
-
-    def _response(self, result: Result) -> None:
-        colour = "32" if result.status < 400 else "31"
-        status = self._paint(colour, f"{result.status} {_phrase(result.status)}".strip())
-        size = f"{len(result.body)} bytes"
-        self.line(f"    {status}, {size}, {_milliseconds(result.seconds)} in total")
-        for name, value in result.headers.lines():
-            shown = name.lower().startswith("x-") and not name.lower().startswith("x-kong-")
-            if shown or name.lower() in _SHOWN_HEADERS:
-                self.line(f"      {name.lower()}: {value}")
+def _paint(code: str, text: str) -> str:
+    """Colours `text`, on a terminal only."""
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return f"\x1b[{code}m{text}\x1b[0m" if colour else text
 
 
-def _phrase(status: int) -> str:
-    try:
-        return http.HTTPStatus(status).phrase
-    except ValueError:
-        return ""
+def _show_result(step: Step, result: Result) -> None:
+    """One request: its line, its events with their calls, the response."""
+    headers = "".join(f"  {name}: {value}" for name, value in step.headers.items())
+    print(f"  {_paint('36', f'{step.method} {step.path}')}{headers}")
+    for event in result.events:
+        took = _milliseconds(event.seconds)
+        if event.start_seconds > 1e-4:
+            took += f", after {_milliseconds(event.start_seconds)} to start the instance"
+        print(f"    {event.phase}, {took}")
+        for call in result.calls:
+            if (call.plugin, call.phase) == (event.plugin, event.phase):
+                _show_call(call)
+    for entry in result.log:
+        print(f"    {_paint('33', str(entry))}")
+    sent = result.service_request
+    if sent is None:
+        print("    the service received no request")
+    else:
+        print(f"    the service received {sent.method} {sent.path}")
+    _show_response(result)
+
+
+def _show_comparison(scenes: list[Scene], results: dict[str, list[list[Result]]]) -> None:
+    """What each request costs over each protocol: every PDK call is a round trip over
+    MsgPack:1; over ProtoBuf:1 those without a result are sent with the next."""
+    print()
+    print(_paint("1", "The same requests over both protocols, in round trips"))
+    rows: list[tuple[Any, ...]] = []
+    for scene, *played in zip(scenes, *results.values()):
+        for step, *answers in zip(scene.steps, *played):
+            trips = [sum(event.round_trips for event in each.events) for each in answers]
+            rows.append((f"{scene.plugin}, {step.method} {step.path}", *trips))
+    totals = [sum(column) for column in list(zip(*rows))[1:]]
+    rows = [("", *results), *rows, ("total", *totals)]
+    first = max(len(row[0]) for row in rows)
+    for name, *cells in rows:
+        print(f"  {name:<{first}}" + "".join(f"{cell:>12}" for cell in cells))
+
+
+def _show_call(call: Call) -> None:
+    asked = f"{call.function}({', '.join(_shown(arg) for arg in call.args)})"
+    answer = ""
+    if call.refused:
+        answer = f"refused: {call.error}"
+    elif call.error:
+        answer = f"error: {call.error}"
+    elif call.answer is not None:
+        answer = _shown(call.answer)
+    print(f"    {_milliseconds(call.seconds):>10}  {_cut(asked)}")
+    if answer:
+        print(f"                {_paint('2', '->')} {_cut(answer)}")
+
+
+def _show_response(result: Result) -> None:
+    colour = "32" if result.status < 400 else "31"
+    status = _paint(
+        colour, f"{result.status} {http.client.responses.get(result.status, '')}".strip()
+    )
+    size = f"{len(result.body)} bytes"
+    print(f"    {status}, {size}, {_milliseconds(result.seconds)} in total")
+    for name, value in result.headers.lines():
+        shown = name.lower().startswith("x-") and not name.lower().startswith("x-kong-")
+        if shown or name.lower() in _SHOWN_HEADERS:
+            print(f"      {name.lower()}: {value}")
 
 
 def _milliseconds(seconds: float) -> str:
@@ -350,10 +336,7 @@ def _shown(value: Any) -> str:
         return f"<{len(value)} bytes>"
     if isinstance(value, str) and '"' in value:
         return repr(value)
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        return repr(value)
+    return json.dumps(value, ensure_ascii=False, default=repr)
 
 
 def _cut(text: str) -> str:
