@@ -12,22 +12,6 @@ from kongps._version import __version__
 from kongps.errors import KongpsError, UsageError
 from kongps.settings import DEFAULT_PREFIX, SETTINGS, Setting, Settings, from_environment
 
-__all__ = [
-    "COMMANDS",
-    "FAILED",
-    "HELP_FORMATTER",
-    "OK",
-    "USAGE",
-    "add_prefix",
-    "add_serving",
-    "add_settings",
-    "command_parser",
-    "guarded",
-    "require",
-    "settings_of",
-    "version",
-]
-
 OK, FAILED, USAGE = 0, 1, 2
 
 # The commands with what each does. Each is a module of this package, whose `main` takes the
@@ -160,6 +144,13 @@ def settings_of(options: argparse.Namespace, **defaults: Any) -> Settings:
         if value is not None:
             chosen[name] = value
     return Settings(**chosen)
+
+
+def older_settings(options: argparse.Namespace) -> Settings:
+    """Settings from the flags of an older server: with -v, debug logs; ends with Kong."""
+    if options.verbose > 1 and options.log_level is None:
+        options.log_level = "debug"
+    return settings_of(options, parent_watch=True)
 
 
 def require(settings: Settings, *names: str) -> None:

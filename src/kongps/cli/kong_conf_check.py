@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from kongps.cli.kong_conf_lines import parse_version
+from kongps.cli.kong_conf_lines import parse_version, settings_of
 from kongps.errors import ServerError
 from kongps.settings import DEFAULT_PREFIX, LONGEST_SOCKET_PATH
 
@@ -56,11 +56,7 @@ class Served:
 
     def setting(self, kind: str) -> str:
         """The name of one of its settings: ``socket``, ``start_cmd`` or ``query_cmd``."""
-        return f"{_settings_of(self.name)}_{kind}"
-
-
-def _settings_of(name: str) -> str:
-    return f"pluginserver_{name.replace('-', '_').lower()}"
+        return f"{settings_of(self.name)}_{kind}"
 
 
 def read(path: str) -> dict[str, str]:
@@ -97,19 +93,18 @@ def check(
     :returns: the plugin servers, and what is wrong.
     :raises ServerError: for a version that is none.
     """
-    return _Check(settings, parse_version(kong), kong, list(there)).run()
+    return _Check(settings, kong, list(there)).run()
 
 
 class _Check:
-    def __init__(
-        self, settings: dict[str, str], version: tuple[int, int], kong: str, there: list[str]
-    ) -> None:
+    def __init__(self, settings: dict[str, str], kong: str, there: list[str]) -> None:
         self.settings = settings
-        self.version = version
+        self.version = parse_version(kong)
         self.kong = kong
         self.there = there
         self.findings: list[Finding] = []
         self.prefix = settings.get("prefix", DEFAULT_PREFIX)
+        self.go_directory = settings.get("go_plugins_dir", "off")
         self.conf_prints_it = f"`kongps conf --kong {kong}` prints what to write"
 
     def error(self, about: str, text: str, remedy: str) -> None:
@@ -132,7 +127,7 @@ class _Check:
         return servers, self.findings
 
     def server(self, name: str) -> Served:
-        setting = _settings_of(name)
+        setting = settings_of(name)
         prefix = self.prefix if self.version >= (3, 9) else DEFAULT_PREFIX
 
         def command(kind: str, default: str) -> str:
@@ -148,7 +143,7 @@ class _Check:
         )
 
     def check_go_settings(self) -> None:
-        directory = self.settings.get("go_plugins_dir", "off")
+        directory = self.go_directory
         exe = self.settings.get("go_pluginserver_exe", "/usr/local/bin/go-pluginserver")
         given = [
             name for name in ("go_plugins_dir", "go_pluginserver_exe") if name in self.settings
@@ -185,7 +180,7 @@ class _Check:
         self.check_directory("prefix", self.prefix)
 
     def check_names(self, names: list[str]) -> None:
-        known = {_settings_of(name) for name in names}
+        known = {settings_of(name) for name in names}
         for key in self.settings:
             match = _SETTING.fullmatch(key)
             if match and f"pluginserver_{match[1]}" not in known:
@@ -310,7 +305,7 @@ class _Check:
             served += server.plugins[:1] if self.version >= (3, 9) else server.plugins
         if self.version >= (3, 9):
             self.check_one_name_each(servers, served)
-        if self.settings.get("go_plugins_dir", "off") != "off" and self.version < (3, 0):
+        if self.go_directory != "off" and self.version < (3, 0):
             served += self.there
         for name in served:
             if name not in enabled:

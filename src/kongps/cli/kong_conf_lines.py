@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from kongps.errors import ServerError
 
-__all__ = ["kong_conf_lines", "parse_version"]
+__all__ = ["kong_conf_lines", "parse_version", "settings_of"]
 
 # The name of this server among Kong's plugin servers, up to Kong 3.8.
 SERVER_NAME = "kongps"
@@ -68,7 +68,7 @@ def _a_name_for_each(plugins: Sequence[str], socket: str, start: str, query: str
     yield f"pluginserver_names = {','.join(plugins)}"
     written: dict[str, str] = {}
     for plugin in plugins:
-        setting = f"pluginserver_{plugin.replace('-', '_').lower()}"
+        setting = settings_of(plugin)
         if setting in written:
             raise ServerError(
                 f"{written[setting]} and {plugin} have the same settings in kong.conf, "
@@ -79,6 +79,11 @@ def _a_name_for_each(plugins: Sequence[str], socket: str, start: str, query: str
             yield f"{setting}_start_cmd = {start}"
         yield f"{setting}_query_cmd = {query} {plugin}"
         written[setting] = plugin
+
+
+def settings_of(name: str) -> str:
+    """What the settings of a name in ``pluginserver_names`` begin with."""
+    return f"pluginserver_{name.replace('-', '_').lower()}"
 
 
 def parse_version(kong: str) -> tuple[int, int]:

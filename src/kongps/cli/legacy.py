@@ -10,15 +10,7 @@ from dataclasses import replace
 
 from kongps import log
 from kongps._version import __version__
-from kongps.cli.common import (
-    HELP_FORMATTER,
-    OK,
-    add_prefix,
-    add_serving,
-    require,
-    settings_of,
-    version,
-)
+from kongps.cli import common
 from kongps.cli.dump import dump, dump_one
 
 __all__ = ["main"]
@@ -36,12 +28,10 @@ def main(words: Sequence[str]) -> int:
     if options.go_version:
         # Kong 2.0 - 2.2 report what stands behind "go" on the last line.
         print(f"Version: {__version__}")
-        print(f"Runtime Version: go0 ({version()})")
-        return OK
-    if options.verbose > 1 and options.log_level is None:
-        options.log_level = "debug"
-    settings = settings_of(options, parent_watch=True)
-    require(settings, "plugins_directory")
+        print(f"Runtime Version: go0 ({common.version()})")
+        return common.OK
+    settings = common.older_settings(options)
+    common.require(settings, "plugins_directory")
     if options.dump_plugin_info is not None:
         return dump_one(settings, options.dump_plugin_info)
     if options.dump_all_plugins:
@@ -65,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Takes the flags of go-pluginserver and of kong-python-pluginserver, so that "
         "a kong.conf written for one of them needs only another path.",
         allow_abbrev=False,
-        formatter_class=HELP_FORMATTER,
+        formatter_class=common.HELP_FORMATTER,
     )
-    add_prefix(parser)
+    common.add_prefix(parser)
     parser.add_argument(
         "-d",
         "--plugins-directory",
@@ -102,9 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the versions as go-pluginserver does",
     )
-    parser.add_argument("--version", action="version", version=version())
+    parser.add_argument("--version", action="version", version=common.version())
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("-m", "--multiprocessing", action="store_true", help="accepted, no effect")
     modes.add_argument("-g", "--gevent", action="store_true", help="accepted, no effect")
-    add_serving(parser, without=("plugins_directory", "socket"))
+    common.add_serving(parser, without=("plugins_directory", "socket"))
     return parser

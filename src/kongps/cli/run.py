@@ -15,9 +15,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
-from typing import TYPE_CHECKING
 
-from kongps.cli.common import OK, USAGE, add_prefix, add_serving, guarded, settings_of, version
+from kongps.cli.common import OK, USAGE, add_prefix, add_serving, guarded, older_settings, version
 from kongps.cli.dump import answer
 from kongps.cli.serve import serve
 from kongps.errors import ServerError
@@ -25,9 +24,6 @@ from kongps.kong_pdk import shim as kong_pdk_shim
 from kongps.plugins.loader import from_object
 from kongps.plugins.trust import refused_file
 from kongps.settings import SETTINGS, from_environment
-
-if TYPE_CHECKING:
-    from kongps.plugins.plugin import Plugin
 
 __all__ = ["main", "run", "run_file", "serve_module"]
 
@@ -111,17 +107,11 @@ def _run(
     options = _parser(name, socket_name).parse_args(words)
     plugin = from_object(module, name=name, lua_style=not options.no_lua_style)
     _served.append(True)
-    return _serve(plugin, options, protocol)
-
-
-def _serve(plugin: Plugin, options: argparse.Namespace, protocol: str) -> int:
     socket = os.path.join(options.prefix, options.socket_name)
     if options.dump:
         print(answer([plugin], protocol, socket))
         return OK
-    if options.verbose > 1 and options.log_level is None:
-        options.log_level = "debug"
-    settings = settings_of(options, parent_watch=True)
+    settings = older_settings(options)
     return serve(replace(settings, socket=socket, plugins_directory=""), {plugin.name: plugin})
 
 
