@@ -16,22 +16,6 @@ from typing import Any, Callable, NamedTuple
 
 from kongps.errors import UsageError
 
-__all__ = [
-    "DEFAULTS",
-    "DEFAULT_PREFIX",
-    "HANDLERS",
-    "LOG_FORMATS",
-    "LOG_LEVELS",
-    "LONGEST_SOCKET_PATH",
-    "MAX_WORKERS",
-    "ON_ERROR",
-    "SETTINGS",
-    "Setting",
-    "Settings",
-    "Unit",
-    "from_environment",
-]
-
 # Prefix of the environment variables; the rest is the setting's name in capitals.
 ENVIRONMENT_PREFIX = "KONGPS_"
 
