@@ -16,7 +16,8 @@ from kongps.core.dispatch.event import Event, Runner
 from kongps.core.report import report
 from kongps.core.runners.inline import InlineRunner
 from kongps.core.runners.threads import ThreadRunner
-from kongps.core.runners.watchdog import Watchdog, phase_of
+from kongps.core.runners.watchdog import Watchdog
+from kongps.core.wire.phases import PHASE_NAMES
 
 if TYPE_CHECKING:
     from kongps.core.dispatch.dispatcher import Dispatcher
@@ -189,7 +190,7 @@ class Placement:
     ) -> None:
         """The watchdog has found plugin code that holds the loop's thread. On its thread."""
         if event is not None:
-            plugin, what = event.instance.plugin, phase_of(event)
+            plugin, what = event.instance.plugin, PHASE_NAMES[event.phase]
         elif hook is not None:
             plugin, what = hook
         else:

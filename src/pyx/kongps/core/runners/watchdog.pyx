@@ -22,16 +22,14 @@ from cpython.pythread cimport (
     PyThread_release_lock, PyThread_type_lock,
 )
 from libc.stdint cimport uint64_t
-from libc.stdio cimport snprintf
-from libc.string cimport strlen, strrchr
-from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open
+from libc.stdio cimport FILE, fclose, fopen, fscanf, snprintf
+from libc.string cimport strlen
 from posix.time cimport clock_gettime, nanosleep, timespec
 from posix.types cimport clockid_t
-from posix.unistd cimport _exit, close, read, write
+from posix.unistd cimport _exit, write
 
 from kongps.core.dispatch.event cimport Event
 from kongps.core.io.clock cimport monotonic
-from kongps.core.wire.phases cimport phase_name
 
 from kongps.core.report import place_of, report
 from kongps.errors import HandlerTimeout
@@ -305,23 +303,12 @@ cdef bint is_runnable(long thread) noexcept nogil:
     What the kernel says: the letter behind the thread's name, which stands in parentheses.
     """
     cdef char path[64]
-    cdef char text[128]
-    cdef char* name_end
-    cdef ssize_t size
-    cdef int fd
+    cdef char state = 0
+    cdef FILE* file
     snprintf(path, sizeof(path), "/proc/self/task/%ld/stat", thread)
-    fd = open(path, O_RDONLY | O_CLOEXEC)
-    if fd < 0:
+    file = fopen(path, "re")
+    if file == NULL:
         return False
-    size = read(fd, text, sizeof(text) - 1)
-    close(fd)
-    if size <= 0:
-        return False
-    text[size] = 0
-    name_end = strrchr(text, c")")
-    return name_end != NULL and name_end[1] == c" " and name_end[2] == c"R"
-
-
-def phase_of(Event event not None):
-    """:returns: the name of the phase that an event is in."""
-    return phase_name(event.phase)
+    fscanf(file, "%*d (%*[^)]) %c", &state)
+    fclose(file)
+    return state == c"R"
