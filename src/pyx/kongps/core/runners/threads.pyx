@@ -138,12 +138,9 @@ cdef class ThreadRunner(OffLoopRunner):
         self.by_ident = {}
 
     cdef int start(self, Event event) except -1:
-        cdef HandlerThread thread = self.free_thread()
         event.leave_loop()
-        if thread is None:
-            self.waiting.append(event)
-            return 0
-        return self.give(thread, event)
+        self.waiting.append(event)
+        return self.next_job(None)
 
     def submit(self, function, done, str what not None, str path not None):
         """Runs something in a thread that is no event's handler, such as a plugin's ``start``.
@@ -154,11 +151,8 @@ cdef class ThreadRunner(OffLoopRunner):
         :param what: what it is, for the log.
         :param path: the plugin's file.
         """
-        cdef HandlerThread thread = self.free_thread()
-        if thread is None:
-            self.waiting.append((function, done, what, path))
-        else:
-            self.give(thread, (function, done, what, path))
+        self.waiting.append((function, done, what, path))
+        self.next_job(None)
 
     cdef object call(self, Event event, Function function, tuple args):
         cdef HandlerThread thread
@@ -295,7 +289,16 @@ cdef class ThreadRunner(OffLoopRunner):
                        error=error)
         return 0
 
-    cdef int give(self, HandlerThread thread, object job) except -1:
+    cdef int next_job(self, HandlerThread thread) except -1:
+        """Runs what waits: in `thread`, or in one that is free or new."""
+        if self.waiting and thread is None:
+            thread = self.free_thread()
+        if thread is None:
+            return 0
+        if not self.waiting:
+            self.idle.append(thread)
+            return 0
+        job = self.waiting.popleft()
         if isinstance(job, Event):
             thread.event = <Event>job
             thread.event.task = thread
@@ -303,17 +306,6 @@ cdef class ThreadRunner(OffLoopRunner):
             thread.work = job
         thread.begun = monotonic()
         PyThread_release_lock(thread.wake)
-        return 0
-
-    cdef int next_job(self, HandlerThread thread) except -1:
-        """Runs what waits: in `thread`, or in a new one."""
-        if self.waiting and thread is None:
-            thread = self.free_thread()
-        if thread is None:
-            return 0
-        if self.waiting:
-            return self.give(thread, self.waiting.popleft())
-        self.idle.append(thread)
         return 0
 
     cdef int dismiss(self, HandlerThread thread) except -1:
