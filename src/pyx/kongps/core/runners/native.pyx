@@ -274,33 +274,25 @@ cdef int native_call(Handle* kong, const char* function, const Value* arguments,
     cdef int code = (<NativeEvent>kong.server).refused()
     if result != NULL:
         memset(result, 0, sizeof(Value))
-    if code != KONGPS_OK:
-        return code
-    return (<NativeEvent>kong.server).call(function, arguments, count, result)
+    return code or (<NativeEvent>kong.server).call(function, arguments, count, result)
 
 
 cdef int native_entry(Handle* kong, const Value* table, uint64_t place, Value* key,
                       Value* value) noexcept:
     cdef int code = (<NativeEvent>kong.server).refused()
-    if code != KONGPS_OK:
-        return code
-    return (<NativeEvent>kong.server).entry(table, place, key, value)
+    return code or (<NativeEvent>kong.server).entry(table, place, key, value)
 
 
 cdef int native_field(Handle* kong, const Value* table, const char* key, Value* value) noexcept:
     cdef int code = (<NativeEvent>kong.server).refused()
     if value != NULL:
         memset(value, 0, sizeof(Value))
-    if code != KONGPS_OK:
-        return code
-    return (<NativeEvent>kong.server).field(table, key, value)
+    return code or (<NativeEvent>kong.server).field(table, key, value)
 
 
 cdef int native_json(Handle* kong, const Value* value, Value* text) noexcept:
     cdef int code = (<NativeEvent>kong.server).refused()
-    if code != KONGPS_OK:
-        return code
-    return (<NativeEvent>kong.server).json(value, text)
+    return code or (<NativeEvent>kong.server).json(value, text)
 
 
 cdef const char* native_error(Handle* kong) noexcept:
