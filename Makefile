@@ -1,5 +1,5 @@
-# Everything a target needs, it sets up itself, in .venv. Needed beforehand: CPython 3.9 or newer
-# with its headers and venv, and a C compiler. On Debian and Ubuntu:
+# Every target sets up what it needs in .venv. You need CPython 3.9 or newer with its headers and
+# venv, and a C compiler. On Debian and Ubuntu:
 #     apt-get install build-essential python3-dev python3-venv
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
-# Tests share the cores; many wait for something, which leaves room for others at a time.
+# Parallel test processes: two per core, since many tests wait for something.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 
 CORE = $(wildcard src/pyx/kongps/core/*.p[xy][dx] src/pyx/kongps/core/*/*.p[xy][dx])
@@ -18,21 +18,23 @@ CORE = $(wildcard src/pyx/kongps/core/*.p[xy][dx] src/pyx/kongps/core/*/*.p[xy][
 all: $(INSTALLED)
 
 help:
-	@echo "make demo         serve the example plugins to a stand-in for Kong and show what happens"
+	@echo "make              build kongps in .venv"
+	@echo "make demo         serve the example plugins to a simulated Kong, and show every call"
 	@echo "make test         run the tests"
 	@echo "make lint         ruff: lint and format"
 	@echo "make types        mypy"
 	@echo "make check        test, lint, types and wheel-check: what CI runs"
-	@echo "make wheel-check  build sdist and wheel, install the wheel in a clean place, run the demo"
-	@echo "make bench        measure against other plugin servers (downloads them); 50 minutes"
-	@echo "make wheels       build a wheel for every CPython found, run the demo from each"
-	@echo "make docs         write what is made from the code: README's flags, docs/versions.md"
-	@echo "make bench-check  has a change made an event cost more instructions? (needs valgrind)"
-	@echo "make bench-memory show that 200,000 events leave no memory behind"
-	@echo "make soak         the long runs that the suite leaves out: a million events, and more"
-	@echo "make fuzz         ten million inputs for the core, with sanitizers (needs clang)"
-	@echo "make sanitize     the tests of the core, with sanitizers (needs clang)"
-	@echo "make faults       measure what other plugin servers do when things go wrong"
+	@echo "make wheel-check  build sdist and wheel, install the wheel in a new environment, run the demo"
+	@echo "make wheels       build a wheel for every CPython on this machine, and run the demo from each"
+	@echo "make docs         update what is generated: the README's flags, docs/versions.md, pdk/aio.pyi"
+	@echo "make bench        compare with other plugin servers (downloads them); takes 50 minutes"
+	@echo "make bench-check  check that an event costs no more instructions than before (needs valgrind)"
+	@echo "make bench-memory check that memory does not grow over 200,000 events"
+	@echo "make soak         the long runs that make test leaves out: a million events, and more"
+	@echo "make fuzz         fuzz the core with ten million inputs, with sanitizers (needs clang)"
+	@echo "make sanitize     run the tests of the core with sanitizers (needs clang)"
+	@echo "make faults       compare how other plugin servers handle faults"
+	@echo "make clean        remove everything that was built"
 
 $(INSTALLED): pyproject.toml setup.py src/kongps/_version.py $(CORE)
 	@command -v cc >/dev/null || { echo "no C compiler: apt-get install build-essential" >&2; exit 1; }
@@ -58,7 +60,7 @@ types: $(INSTALLED)
 
 check: test lint types wheel-check
 
-# The wheel is made from the sdist, and used where nothing of the checkout can be found.
+# The wheel is built from the sdist, and tried outside of the checkout.
 wheel-check: $(INSTALLED)
 	rm -rf dist .wheel-check
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'build>=1,<2'
@@ -69,18 +71,18 @@ wheel-check: $(INSTALLED)
 	cd / && $(CURDIR)/.wheel-check/bin/kongps demo
 	rm -rf .wheel-check build.log
 
-# For every CPython on this machine; each is tried where nothing of the checkout can be found.
+# For every CPython on this machine; each wheel is tried outside of the checkout.
 wheels: $(INSTALLED)
 	$(BIN)/python tools/wheels.py
 
-# The README's table of flags is made from the settings, docs/versions.md from the exception classes,
-# the types of the async PDK from the PDK; tests compare them.
+# The README's table of flags is generated from the settings, docs/versions.md from the exception
+# classes, the types of the async PDK from the PDK. Tests check that they are up to date.
 docs: $(INSTALLED)
 	$(BIN)/python tools/settings_table.py
 	$(BIN)/python tools/versions_page.py
 	$(BIN)/python tools/async_pdk.py
 
-# The page is written even when a figure is not reached or a peer gave errors: it says so.
+# The page is written even if a target is missed or another server had errors; it then says so.
 bench: $(INSTALLED)
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || \
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
@@ -98,8 +100,8 @@ soak: $(INSTALLED)
 	PYTHONPATH=tests/support $(BIN)/python tests/soak/soak.py --events $(SOAK_EVENTS)
 	$(BIN)/python -m pytest -m soak
 
-# Instrumented, the core needs its compiler in the environment: Cython is otherwise only there
-# while a package is built.
+# Building the core with sanitizers needs Cython in the environment; otherwise pip installs it only
+# while it builds the package.
 FUZZ_INPUTS ?= 10000000
 CYTHON = $(BIN)/python -c 'import Cython, setuptools' 2>/dev/null || \
     $(BIN)/python -m pip install --quiet --disable-pip-version-check 'cython>=3.1,<4' 'setuptools>=77'

@@ -1,6 +1,6 @@
-"""Asks another service whether a request may pass: an `async def` handler.
+"""Asks another service whether to allow a request: an `async def` handler.
 
-The service speaks HTTP/1.0 in three lines here, to need nothing but Python; with httpx it is
+To need nothing but Python, this example speaks HTTP/1.0 itself. With httpx, the request would be
 `await self._client.get(...)`.
 """
 
@@ -36,7 +36,7 @@ class Plugin:
             await kong.response.exit(403, {"message": "Forbidden"})
 
     async def _ask(self, path: str) -> int:
-        """The status that the service gives for a path."""
+        """The status code of the service's response for a path."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
             writer.write(f"GET {path} HTTP/1.0\r\nHost: {self.host}\r\n\r\n".encode())

@@ -1,7 +1,7 @@
-"""Greets: the usual way to write a plugin, a dataclass.
+"""Sets a response header: the usual way to write a plugin, as a dataclass.
 
-The fields are the plugin's configuration: Kong's schema is made from them, and each instance
-(one configuration) is an object of the class. The methods are the phases it takes part in.
+The fields are the plugin's configuration, and Kong's schema is derived from them. Each instance
+(one configuration) is an object of the class. The methods are handlers, named for Kong's phases.
 """
 
 from __future__ import annotations

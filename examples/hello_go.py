@@ -1,7 +1,8 @@
-"""Greets: the layout of a Go plugin.
+"""Sets a response header: the layout of a Go plugin.
 
-``New()`` returns an object with its defaults; for each instance it is called again, and what the
-configuration names is set on the new object. Handlers may have a capital letter, as in Go.
+``New()`` returns an object with default values. It is called for each instance, and the fields of
+the configuration are then set on the new object. Handlers may start with a capital letter, as in
+Go.
 """
 
 from __future__ import annotations

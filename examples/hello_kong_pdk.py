@@ -1,7 +1,7 @@
-"""Greets: the layout of kong-python-pdk, whose plugins run as they are.
+"""Sets a response header: kong-python-pdk's layout, whose plugins run unchanged.
 
-The schema is written by hand, the class is made with the configuration, and a call returns a pair,
-the value and an error. kong-python-pdk need not be installed for the imports.
+The schema is written by hand, the class is created with the configuration, and a PDK call returns a
+pair of a value and an error. kong-python-pdk need not be installed for the imports to work.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Answers with a picture: a body that is bytes, and bounds on numbers."""
+"""Responds with an image: a binary body, and limits on a number in the configuration."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ COLOURS = {"red": b"\xd0\x20\x20", "green": b"\x20\x90\x20", "blue": b"\x20\x20\
 
 
 class Plugin(msgspec.Struct):
-    """A msgspec.Struct serves as well as a dataclass; Kong refuses a size of 5000."""
+    """A msgspec.Struct works as well as a dataclass. Kong rejects a size of 5000."""
 
     size: Annotated[int, Field(between=(1, 512))] = 32
     colour: Literal["red", "green", "blue"] = "blue"
     _png: bytes = b""
 
     def __post_init__(self) -> None:
-        # Once for each configuration, not for each request.
+        # Called once for each configuration, not for each request.
         self._png = png(self.size, COLOURS[self.colour])
 
     def access(self, kong: Kong) -> None:
@@ -34,8 +34,8 @@ class Plugin(msgspec.Struct):
 
 
 def png(size: int, colour: bytes) -> bytes:
-    """A square of one colour, `size` pixels wide."""
-    rows = (b"\x00" + colour * size) * size  # each row starts with the number of its filter
+    """A PNG of a square in one colour, `size` pixels wide."""
+    rows = (b"\x00" + colour * size) * size  # each row starts with its filter type
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in (

@@ -1,6 +1,7 @@
-"""Lets requests through that carry a key: an authentication plugin.
+"""Requires a key with each request: an authentication plugin.
 
-The key is a consumer's username here, to keep the example short; a real one looks it up elsewhere.
+To keep the example short, the key is a consumer's username; a real plugin would look it up in a
+database.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ if TYPE_CHECKING:
     from kongps import Kong
 
 version = "1.0.0"
-priority = 1250  # where Kong's own key-auth stands
+priority = 1250  # the priority of Kong's own key-auth plugin
 
-# Beside `config` in the schema: what the plugin can be attached to. One that finds out who the
-# consumer is cannot belong to a consumer.
+# Added to the schema beside `config`: what the plugin can be applied to. A plugin that identifies
+# the consumer cannot be configured for one consumer.
 plugin_fields = [no_consumer(), protocols("http", "https", "grpc", "grpcs")]
 
 
 @dataclass
 class Plugin:
     header: Annotated[str, Field(len_min=1)] = "x-key"
-    query_arg: Optional[str] = None  # no query argument unless it is configured
+    query_arg: Optional[str] = None  # no query argument by default
     realm: Annotated[str, Field(name="www-authenticate-realm")] = "kong"
     exempt: list[str] = field(default_factory=list)  # paths that need no key
 
@@ -35,7 +36,7 @@ class Plugin:
         key = self._key(kong)
         consumer = kong.client.load_consumer(key, True) if key else None
         if consumer is None:
-            # exit answers the client and ends the handler: nothing below it is run.
+            # exit sends the response and ends the handler: the code below is not run.
             kong.response.exit(
                 401,
                 {"message": "Unauthorized" if key else "No key found"},

@@ -1,7 +1,7 @@
-"""Writes each request to a file, as one line of JSON.
+"""Logs each request to a file, as one line of JSON.
 
-An attribute with a leading underscore is not configuration: it belongs to the object, which Kong
-uses for every request until the configuration changes.
+An attribute with a leading underscore is not configuration. It belongs to the object, which handles
+every request until the configuration changes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ priority = 9
 
 @dataclass
 class Plugin:
-    # Without a default it is required: Kong refuses a configuration that lacks it. `match` is a
-    # Lua pattern, which Kong checks: an absolute path.
+    # Required, because it has no default: Kong rejects a configuration without it. `match` is a Lua
+    # pattern that Kong checks: an absolute path.
     path: Annotated[str, Field(match="^/")]
-    reopen: bool = False  # open the file anew for each request
+    reopen: bool = False  # open the file again for each request
     _file: int = -1
 
     def log(self, kong: Kong) -> None:
         line = json.dumps(kong.log.serialize(), separators=(",", ":")) + "\n"
-        # O_APPEND and one write: lines of several instances do not mix.
+        # O_APPEND and a single write: lines from several processes do not mix.
         os.write(self._opened(), line.encode())
 
     def _opened(self) -> int:

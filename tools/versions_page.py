@@ -14,28 +14,28 @@ HEAD = """\
 
 # What must match what
 
-A plugin in Python source runs on any Python that kongps runs on. A compiled one was made for
-something: a Python version, a machine, a C library, a plugin API. All of that is checked before
-anything of the file is loaded, from the file itself: its name, its ELF headers, and the record
-that `kongps build` puts into it. A plugin that does not match is left out, the others are served,
-and the message says what the file is, what it was built for, what is running, and how to fix it:
+A plugin in Python source runs on every Python that kongps supports. A compiled plugin was built
+for a certain Python version, machine, C library and plugin API. kongps checks all of that before it
+loads the file, from the file's name, its ELF headers, and the record that `kongps build` has
+written into it. A plugin that does not match is not loaded, while the others are served. The
+message says which file it is, what it was built for, what is running, and how to fix it:
 
     plugin 'hello': …/hello.cpython-310-x86_64-linux-gnu.so was compiled for another Python: it is
     built for CPython 3.10.13 (cpython-310-x86_64-linux-gnu); running is CPython 3.12.1
     (cpython-312-x86_64-linux-gnu); fix it with: /usr/bin/python3.12 -m kongps rebuild …
 
-`kongps dump` prints it on stderr, which a Kong shows when it starts; `kongps rebuild DIR` builds
-again what has its source, `kongps rebuild --check DIR` only looks; `kongps doctor`
-lists everything that is wrong, with its remedy.
+`kongps dump` prints it on stderr, and Kong shows that when it starts. `kongps rebuild DIR` compiles
+again every plugin whose source is available; `kongps rebuild --check DIR` only reports. `kongps
+doctor` lists everything that is wrong, and how to fix it.
 
 | | compiled Python plugin | native plugin |
 | --- | --- | --- |
 | Python version and implementation | must match | any |
 | debug or free-threaded build | must match | any |
 | processor and C library | must match | must match |
-| glibc | as new as where it was built | as new as where it was built |
+| glibc | at least as new as where it was built | at least as new as where it was built |
 | plugin API (this kongps: {api}) | must match | must match |
-| version of Cython, of the compiler | any | any |
+| version of Cython and of the compiler | any | any |
 
 ## The errors
 
@@ -48,14 +48,14 @@ All are classes of `kongps.errors` and derive from `CompatError`, a `kongps.Plug
 TAIL = """
 ## What is recorded
 
-`kongps build` writes into each file, in the section `kongps_build`: the plugin's name, the Python
-version, implementation and ABI tag, debug and free-threaded build, machine, C library, Cython,
-compiler, the versions of kongps and of its plugin API, the source's place from the plugins
-directory and its SHA-256. To read it: `python -c "from kongps.compiled.sources import
+`kongps build` writes a record into each file, in the section `kongps_build`: the plugin's name, the
+Python version, implementation and ABI tag, debug and free-threaded build, machine, C library,
+Cython, compiler, the versions of kongps and of its plugin API, the source's path relative to the
+plugins directory, and its SHA-256. To read it: `python -c "from kongps.compiled.sources import
 read_record; print(read_record('hello.so'))"`. The core's own modules have the same record.
 
-A source that lies elsewhere is copied to `.sources/` in the plugins directory, where `kongps
-rebuild` finds it.
+A source outside the plugins directory is copied to `.sources/` in it, where `kongps rebuild` finds
+it.
 """
 
 

@@ -1,4 +1,6 @@
-/* Greets: a native plugin in C. Build it with: kongps build hello.c -o PLUGINS_DIRECTORY */
+/* Sets a response header: a native plugin in C. Build it with:
+ *     kongps build hello.c -o PLUGINS_DIRECTORY
+ */
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-// Greets: a native plugin in C++. Build it with: kongps build hello_cpp.cpp -o PLUGINS_DIRECTORY
+// Sets a response header: a native plugin in C++. Build it with:
+//     kongps build hello_cpp.cpp -o PLUGINS_DIRECTORY
 
 #include <cstdio>
 #include <exception>

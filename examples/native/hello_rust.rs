@@ -1,7 +1,7 @@
-//! Greets: a native plugin in Rust, without crates.
-//! Build it with: kongps build hello_rust.rs -o PLUGINS_DIRECTORY
+//! Sets a response header: a native plugin in Rust, without crates. Build it with:
+//!     kongps build hello_rust.rs -o PLUGINS_DIRECTORY
 //!
-//! The types repeat what of `kongps/plugin.h` is needed here.
+//! The types repeat the part of `kongps/plugin.h` that is needed here.
 
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::ptr::null;
@@ -51,7 +51,7 @@ pub struct PluginTable {
 unsafe impl Sync for PluginTable {} // it never changes
 
 impl Kong {
-    /// Has Kong call a PDK function that takes texts. An error is the code to return.
+    /// Asks Kong to call a PDK function that takes strings. An error is the code to return.
     unsafe fn call(&mut self, function: &CStr, arguments: &[&CStr]) -> Result<Value, c_int> {
         let values: Vec<Value> = arguments
             .iter()

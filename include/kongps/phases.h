@@ -1,7 +1,7 @@
-/* The phases in which Kong calls a plugin, numbered as kongps knows them.
+/* The phases in which Kong calls a plugin, with their numbers in kongps.
  *
- * The numbers are part of the interface between the server and compiled plugins: a phase keeps
- * its number for good, new ones are added before KONGPS_PHASES.
+ * The numbers are part of the interface between the server and native plugins: a phase never
+ * changes its number, and new phases are added before KONGPS_PHASES.
  */
 #ifndef KONGPS_PHASES_H
 #define KONGPS_PHASES_H

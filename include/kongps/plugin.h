@@ -1,7 +1,8 @@
-/* A Kong plugin in C, C++, Rust or whatever else makes a shared library with this interface.
+/* A Kong plugin in C, C++, Rust, or any language that can build a shared library with this
+ * interface.
  *
- * The library exports one symbol, `kongps_plugin`, a table that says what the plugin is and holds
- * its functions:
+ * The library exports one symbol, `kongps_plugin`: a table that describes the plugin and holds its
+ * functions:
  *
  *     #include <kongps/plugin.h>
  *
@@ -21,35 +22,38 @@
  *         .access = access_phase,
  *     };
  *
- * `kongps build hello.c` compiles it to hello.so; the file's name is the plugin's name.
+ * `kongps build hello.c` compiles this to hello.so; the file's name is the plugin's name.
  *
- * What is called when. `new_instance` once for each configuration; a handler for each request in
- * its phase; `close_instance` once, when the configuration is gone and no new event will come.
+ * When functions are called. `new_instance` is called once for each configuration, and a handler
+ * for each request in its phase. `close_instance` is called once, when the configuration is gone
+ * and no new events will come.
  *
- * Errors. A function returns KONGPS_OK or one of the negative codes below. A handler that returns
- * anything but KONGPS_OK has failed: the request ends with a 500, and the log has what
- * `kongps_fail` or the failed PDK call said. KONGPS_ENDED from a PDK call is no failure: the event
- * is over, because the handler ended it (kongps_exit) or Kong gave it up. The handler frees what it
- * holds and returns KONGPS_ENDED; every further call gives it KONGPS_ENDED as well.
+ * Errors. A function returns KONGPS_OK or one of the negative codes below. If a handler returns
+ * anything else than KONGPS_OK, it has failed: the request ends with a 500, and the log has the
+ * reason that was passed to `kongps_fail`, or the error of the failed PDK call. The exception is
+ * KONGPS_ENDED, which a PDK call returns when the event is over, because the handler has ended it
+ * (kongps_exit) or Kong has abandoned it. The handler then frees what it holds and returns
+ * KONGPS_ENDED; every further call returns KONGPS_ENDED too.
  *
- * Memory. What the server passes in (configuration, results, error texts) belongs to the server:
- * a configuration is good until `new_instance` returns, results and texts until the handler
- * returns. Copy what is to be kept. What the plugin passes in belongs to the plugin and need not
- * outlast the call. Nothing is ever freed by the other side. The table and all it points to stay
- * for as long as the library is loaded, which is until the process ends.
+ * Memory. What the server passes to the plugin (configuration, results, error texts) belongs to
+ * the server. A configuration is valid until `new_instance` returns, results and texts until the
+ * handler returns. Copy what you need longer. What the plugin passes to the server belongs to the
+ * plugin, and must be valid only during the call. Neither side frees memory of the other. The
+ * table and everything that it points to must remain valid as long as the library is loaded, which
+ * is until the process ends.
  *
- * Threads. All functions of a plugin are called on one thread, the server's. A handle is good on
- * that thread, until its handler returns; elsewhere a call gives KONGPS_ERROR. While a handler
- * waits for the answer to a PDK call, other handlers run, also of the same instance: what is in
- * the instance may have changed afterwards. Between PDK calls nothing else runs, so a handler that
+ * Threads. All functions of a plugin are called on one thread, the server's. A `kongps_kong` is
+ * valid on that thread, until its handler returns; on another thread, calls return KONGPS_ERROR.
+ * While a handler waits for the result of a PDK call, other handlers run, also of the same
+ * instance, and may change the instance. Between PDK calls nothing else runs, so a handler that
  * computes or blocks for long holds up all others.
  *
- * The stack. Handlers take turns on one stack: while a handler waits in a PDK call its part of the
- * stack is kept elsewhere. So no other handler and no other thread may use a pointer into it. What
- * several handlers share is allocated or static. For the same reason no longjmp and no C++
+ * The stack. Handlers share one stack: while a handler waits in a PDK call, its part of the stack
+ * is copied elsewhere. So no other handler and no other thread may use a pointer into it; allocate
+ * what several handlers share, or make it static. For the same reason, no longjmp and no C++
  * exception may cross a PDK call or leave a handler.
  *
- * A plugin is part of the server's process: when it crashes, the server does, with all plugins.
+ * A plugin is part of the server's process: if it crashes, the server crashes with all plugins.
  */
 #ifndef KONGPS_PLUGIN_H
 #define KONGPS_PLUGIN_H
@@ -64,15 +68,15 @@
 extern "C" {
 #endif
 
-/* The version of this interface. A library with another one is not loaded. */
+/* The version of this interface. A library with a different version is not loaded. */
 #define KONGPS_PLUGIN_API 1
 
 #define KONGPS_OK 0
 #define KONGPS_ERROR (-1) /* the PDK call failed; kongps_error() says why */
 #define KONGPS_ENDED (-2) /* the event is over; return at once */
-#define KONGPS_FAILED (-3) /* what kongps_fail() returns */
+#define KONGPS_FAILED (-3) /* the handler failed; kongps_fail() returns it */
 
-/* Bytes that `new_instance` has for its error text, with the 0 at its end. */
+/* Size of the buffer for the error text of `new_instance`, with the 0 at its end. */
 #define KONGPS_ERROR_SIZE 512
 
 #if defined(__GNUC__)
@@ -87,7 +91,7 @@ extern "C" {
 #define KONGPS_EXPORT KONGPS_VISIBLE
 #endif
 
-/* `phases` is a sum of these. */
+/* `phases` in the table is the bitwise or of these. */
 #define KONGPS_PHASE_BIT(phase) (UINT32_C(1) << (phase))
 
 enum kongps_type {
@@ -95,16 +99,16 @@ enum kongps_type {
     KONGPS_BOOLEAN = 1,
     KONGPS_INTEGER = 2,
     KONGPS_NUMBER = 3,
-    KONGPS_STRING = 4, /* any bytes; `size` of them, and a 0 behind the last */
+    KONGPS_STRING = 4, /* `size` bytes of any value, followed by a 0 */
     KONGPS_TABLE = 5,  /* a list or a map with `size` entries; only from results */
-    KONGPS_JSON = 6,   /* only in arguments: JSON text of a table, or of any other value */
-    KONGPS_BYTES = 7   /* only in arguments: like a string, for bodies that are no text */
+    KONGPS_JSON = 6,   /* only in arguments: JSON text of a table or any other value */
+    KONGPS_BYTES = 7   /* only in arguments: like a string, for bodies that are not text */
 };
 
 typedef struct kongps_value {
     int32_t type; /* enum kongps_type */
     int32_t reserved;
-    uint64_t size; /* of text in bytes, of a table in entries */
+    uint64_t size; /* of a string: bytes; of a table: entries */
     union {
         int64_t boolean; /* 0 or 1 */
         int64_t integer;
@@ -120,29 +124,29 @@ typedef struct kongps_kong kongps_kong;
 typedef struct kongps_api {
     uint32_t api;
     uint32_t size;
-    /* Has Kong call a PDK function, such as "kong.request.get_header", and waits for the answer.
-     * `result` may be NULL. */
+    /* Asks Kong to call a PDK function, such as "kong.request.get_header", and waits for its
+     * result. `result` may be NULL. */
     int (*call)(kongps_kong *kong, const char *function, const kongps_value *arguments,
                 size_t count, kongps_value *result);
-    /* An entry of a table, by its place from 0. The key of a list's entry is its place from 1, as
-     * in Lua. KONGPS_ERROR when there is no such entry. */
+    /* Gets an entry of a table by its position, from 0. The key of a list's entry is its index in
+     * Lua, from 1. Returns KONGPS_ERROR if there is no such entry. */
     int (*entry)(kongps_kong *kong, const kongps_value *table, uint64_t place, kongps_value *key,
                  kongps_value *value);
-    /* An entry of a map, by its key; nil when there is none. */
+    /* Gets the value of a key in a map; nil if there is none. */
     int (*field)(kongps_kong *kong, const kongps_value *table, const char *key,
                  kongps_value *value);
-    /* Any value as JSON text, a string. */
+    /* Converts any value to JSON text, a string. */
     int (*json)(kongps_kong *kong, const kongps_value *value, kongps_value *text);
-    /* Why the last call gave KONGPS_ERROR. */
+    /* Returns the reason why the last call returned KONGPS_ERROR. */
     const char *(*error)(kongps_kong *kong);
-    /* Says why the handler is about to fail; returns KONGPS_FAILED. */
+    /* Sets the reason for the handler's failure; returns KONGPS_FAILED. */
     int (*fail)(kongps_kong *kong, const char *reason);
 } kongps_api;
 
-/* One event: what a handler asks Kong with. */
+/* One event; handlers pass it to every PDK call. */
 struct kongps_kong {
     const kongps_api *api;
-    void *server; /* the server's own */
+    void *server; /* for the server's own use */
     int32_t phase; /* enum kongps_phase */
     int32_t reserved;
 };
@@ -153,14 +157,15 @@ typedef struct kongps_plugin_table {
     uint32_t api;  /* KONGPS_PLUGIN_API; always the first member */
     uint32_t size; /* sizeof(kongps_plugin_table) */
     const char *version; /* up to three numbers, such as "1.0.0" */
-    int32_t priority;    /* Kong runs plugins with a higher one first */
-    uint32_t phases;     /* the phases there is a handler for, KONGPS_PHASE_BIT of each */
+    int32_t priority;    /* Kong runs plugins with a higher priority first */
+    uint32_t phases;     /* the phases with a handler: KONGPS_PHASE_BIT of each */
     /* JSON: the list of the configuration's fields, [{"message": {"type": "string"}}, ...], or a
      * whole schema, {"name": ..., "fields": [...]}. */
     const char *schema;
-    /* Makes an instance for a configuration, JSON text of `size` bytes with a 0 behind it: the
-     * fields of the schema, and some of Kong's own. Anything but KONGPS_OK: there is no instance;
-     * `error`, KONGPS_ERROR_SIZE bytes, takes the reason. NULL: instances are NULL. */
+    /* Makes an instance for a configuration: JSON text of `size` bytes, followed by a 0, with the
+     * fields of the schema and some of Kong's own. If it returns anything else than KONGPS_OK,
+     * there is no instance; write the reason to `error`, which has KONGPS_ERROR_SIZE bytes. May be
+     * NULL; instances are then NULL. */
     int (*new_instance)(const char *config, size_t size, void **instance, char *error);
     void (*close_instance)(void *instance); /* may be NULL */
     kongps_handler certificate;
@@ -208,7 +213,7 @@ static inline kongps_value kongps_number(double number)
     return value;
 }
 
-/* Text of `size` bytes. */
+/* A string of `size` bytes. */
 static inline kongps_value kongps_text(const char *text, size_t size)
 {
     kongps_value value = kongps_nil();
@@ -218,7 +223,7 @@ static inline kongps_value kongps_text(const char *text, size_t size)
     return value;
 }
 
-/* Text up to its 0; NULL is nil. */
+/* A string that ends with a 0; NULL is nil. */
 static inline kongps_value kongps_string(const char *text)
 {
     return text == NULL ? kongps_nil() : kongps_text(text, strlen(text));
@@ -274,7 +279,7 @@ static inline int kongps_fail(kongps_kong *kong, const char *reason)
     return kong->api->fail(kong, reason);
 }
 
-/* A function of no argument, one text, two texts. */
+/* Calls of a function with no argument, one string or two strings. */
 static inline int kongps_call_0(kongps_kong *kong, const char *function, kongps_value *result)
 {
     return kongps_call(kong, function, NULL, 0, result);
@@ -296,7 +301,7 @@ static inline int kongps_call_2(kongps_kong *kong, const char *function, const c
     return kongps_call(kong, function, arguments, 2, result);
 }
 
-/* The client's request: rewrite, access, response; headers also in log. */
+/* The client's request. Phases: rewrite, access, response; headers also in log. */
 static inline int kongps_get_method(kongps_kong *kong, kongps_value *method)
 {
     return kongps_call_0(kong, "kong.request.get_method", method);
@@ -322,7 +327,7 @@ static inline int kongps_get_raw_body(kongps_kong *kong, kongps_value *body)
     return kongps_call_0(kong, "kong.request.get_raw_body", body);
 }
 
-/* The client's response: rewrite, access, response. */
+/* The response to the client. Phases: rewrite, access, response. */
 static inline int kongps_set_header(kongps_kong *kong, const char *name, const char *value)
 {
     return kongps_call_2(kong, "kong.response.set_header", name, value, NULL);
@@ -333,13 +338,13 @@ static inline int kongps_clear_header(kongps_kong *kong, const char *name)
     return kongps_call_1(kong, "kong.response.clear_header", name, NULL);
 }
 
-/* The request to the service: rewrite, access. */
+/* The request to the service. Phases: rewrite, access. */
 static inline int kongps_set_service_header(kongps_kong *kong, const char *name, const char *value)
 {
     return kongps_call_2(kong, "kong.service.request.set_header", name, value, NULL);
 }
 
-/* Values for the other plugins of the request, in any phase. */
+/* Values that the plugins of a request share. Any phase. */
 static inline int kongps_get_shared(kongps_kong *kong, const char *key, kongps_value *value)
 {
     return kongps_call_1(kong, "kong.ctx.shared.get", key, value);
@@ -350,7 +355,7 @@ static inline int kongps_set_shared(kongps_kong *kong, const char *key, const ch
     return kongps_call_2(kong, "kong.ctx.shared.set", key, value, NULL);
 }
 
-/* Kong's error log, in any phase. */
+/* Kong's error log. Any phase. */
 static inline int kongps_log(kongps_kong *kong, const char *text)
 {
     return kongps_call_1(kong, "kong.log.notice", text, NULL);
@@ -361,8 +366,8 @@ static inline int kongps_log_error(kongps_kong *kong, const char *text)
     return kongps_call_1(kong, "kong.log.err", text, NULL);
 }
 
-/* Ends the request with a status and a body; the handler returns what this returns, which is
- * KONGPS_ENDED. Rewrite, access, response, preread. */
+/* Ends the request with a status and a body. Returns KONGPS_ENDED, which the handler must return.
+ * Phases: rewrite, access, response, preread. */
 static inline int kongps_exit_value(kongps_kong *kong, int status, kongps_value body)
 {
     kongps_value arguments[2];
@@ -376,7 +381,7 @@ static inline int kongps_exit(kongps_kong *kong, int status, const char *body)
     return kongps_exit_value(kong, status, kongps_string(body));
 }
 
-/* The body is JSON text: {"message": "no key"}. */
+/* The body is JSON text, such as {"message": "no key"}. */
 static inline int kongps_exit_json(kongps_kong *kong, int status, const char *json)
 {
     return kongps_exit_value(kong, status, kongps_json(json));
@@ -384,7 +389,8 @@ static inline int kongps_exit_json(kongps_kong *kong, int status, const char *js
 
 /* --- reading the configuration ------------------------------------------------------------ */
 
-/* Where a JSON value that begins at `at` ends. The text must be JSON, as the server's is. */
+/* Returns the end of the JSON value that starts at `at`. The text must be valid JSON, as the
+ * server's is. */
 static inline const char *kongps_json_skip(const char *at)
 {
     int depth = 0;
@@ -411,7 +417,7 @@ static inline const char *kongps_json_skip(const char *at)
     return at;
 }
 
-/* The value of a key of a JSON object, where its text begins; NULL when it is not there or null. */
+/* Returns where the value of a key in a JSON object starts; NULL if it is missing or null. */
 static inline const char *kongps_config_find(const char *config, const char *key)
 {
     static const char space[] = ", \t\r\n";
@@ -457,8 +463,8 @@ static inline int kongps_hex_digits(const char *at, unsigned *code)
     return 1;
 }
 
-/* Copies a text of the configuration, with a 0 at its end, into `size` bytes. Returns its length;
- * -1 when there is no such text, or it does not fit. */
+/* Copies a string of the configuration, followed by a 0, to `out`, which has `size` bytes. Returns
+ * its length, or -1 if there is no such string or it does not fit. */
 static inline long kongps_config_string(const char *config, const char *key, char *out, size_t size)
 {
     const char *at = kongps_config_find(config, key);
@@ -522,7 +528,7 @@ static inline long kongps_config_string(const char *config, const char *key, cha
     return (long)length;
 }
 
-/* A whole number of the configuration, or `otherwise`. */
+/* An integer of the configuration, or `otherwise`. */
 static inline int64_t kongps_config_integer(const char *config, const char *key, int64_t otherwise)
 {
     const char *at = kongps_config_find(config, key);
@@ -542,7 +548,7 @@ static inline int64_t kongps_config_integer(const char *config, const char *key,
     return negative ? -(int64_t)number : (int64_t)number;
 }
 
-/* A truth value of the configuration, or `otherwise`. */
+/* A boolean of the configuration, or `otherwise`. */
 static inline int kongps_config_boolean(const char *config, const char *key, int otherwise)
 {
     const char *at = kongps_config_find(config, key);
