@@ -26,7 +26,8 @@ from kongps.core.wire.protobuf_rpc import ProtobufRPC
 from kongps.core.wire.protocol import Protocol
 from kongps.core.wire.tables import RPCS
 from kongps.errors import PackError, PDKError, ProtocolError
-from kongps.plugins.plugin import Placed, Plugin, typed_pdk
+from kongps.plugins.layouts import TYPED
+from kongps.plugins.plugin import Placed, Plugin
 from kongps.server.commands import Commands
 from kongps.server.instances import Instances
 from kongps.server.placement import Placement
@@ -162,7 +163,7 @@ class _SessionPlugin(Plugin):
         name = handler.__name__
         super().__init__(
             name, version="1", priority=1, schema={"name": name, "fields": []}, make=dict,
-            handlers={"access": "access"}, pdk=typed_pdk, place=lambda: Placed("inline", ""),
+            handlers={"access": "access"}, pdk=TYPED, place=lambda: Placed("inline", ""),
         )  # fmt: skip
         self.handler = handler
 
@@ -344,5 +345,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 }
 
 # The table of PDK functions must be there before anything is asked.
-assert typed_pdk()
+assert all(plugin.kong for plugin in _PLUGINS.values())
 assert registered()
