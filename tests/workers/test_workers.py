@@ -130,6 +130,24 @@ def test_steps_may_come_on_connections_of_any_worker(directory: Path, short_path
         assert wires[0].call("GetStatus", 0)["Events"] == 0
 
 
+def test_a_step_that_cannot_be_decoded_costs_its_connection_and_not_the_link_between_workers(
+    directory: Path, short_path: Path
+) -> None:
+    with serving(directory, short_path / "k.sock", "--workers", "2") as server:
+        one, two = one_in_each(server)
+        instance = one.start("seen", '{"name": "n"}')
+        answer = one.event(instance)
+        third = one_in_each(server)[1]
+        assert pid_of(third) == pid_of(two) != pid_of(one)
+        # Lua's tables can have tables as keys, as those of kong.ctx.shared.
+        bad = msgpack.packb([0, 9, "plugin.Step", [{"EventId": answer["EventId"], "Data": 0}]])
+        two.send(bad[:-1] + b"\x81\x90\x01")
+        with pytest.raises(ConnectionError):
+            two.receive()
+        answer = one.event(instance)
+        finish(third, answer, "n", "h")
+
+
 def test_a_large_body_passes_between_workers_unharmed(directory: Path, short_path: Path) -> None:
     write(
         directory,

@@ -5,6 +5,8 @@ those of Kong are; where they go in, it is a ``Relay``. A step is passed on as i
 number of the link's own, and its answer likewise on the way back: neither is taken apart.
 """
 
+from logging import ERROR, WARNING
+
 cimport cython
 from libc.stdint cimport SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -23,8 +25,9 @@ from kongps.core.wire.msgpack_rpc cimport MsgPackRPC
 from kongps.core.wire.protocol cimport COMMAND, Call, Protocol, send_answer
 
 from kongps.core.connection import Unfinished
+from kongps.core.report import report
 from kongps.core.wire.msgpack import packb
-from kongps.errors import UnpackError
+from kongps.errors import ProtocolError, UnpackError
 
 cdef enum:
     ANSWER = 1
@@ -204,9 +207,22 @@ cdef class PeerSession(Session):
         self.speak(PeerRPC(SIZE_MAX))
 
     cdef int carry_out(self, Call call, double now) except -1:
-        if call.kind != COMMAND:
+        # What goes wrong in one call costs that call: the link has those of all connections.
+        if call.kind == COMMAND:
+            return self.carry_out_command(call)
+        try:
             return Session.carry_out(self, call, now)
-        return self.protocol.answer_result(call.sequence, self.commands[call.method](call.value))
+        except ProtocolError as error:
+            report(WARNING, "closing a connection of another worker: %s", error)
+            return self.protocol.give_up(call.sequence)
+
+    cdef int carry_out_command(self, Call call) except -1:
+        try:
+            result = self.commands[call.method](call.value)
+            return self.protocol.answer_result(call.sequence, result)
+        except Exception as error:
+            report(ERROR, "%s failed for another worker", call.method, error=error)
+            return self.protocol.answer_error(call.sequence, f"{call.method} failed")
 
     cdef bint full(self) noexcept:
         return False
