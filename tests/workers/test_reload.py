@@ -7,6 +7,7 @@ import signal
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,41 @@ def test_events_that_are_under_way_finish_with_the_old_code(
         assert asked is not None
         other.answer(asked, "GET")
         assert other.read_asked() is None
+        server.wait_for(lambda: not any(alive(pid) for pid in old))
+
+
+def test_a_connection_of_a_dead_worker_outlives_a_reload_before_kong_has_answered(
+    directory: Path, short_path: Path
+) -> None:
+    write(
+        directory,
+        "logs",
+        """
+        class Plugin:
+            def log(self, kong):
+                kong.log.notice("a")
+                kong.log.notice("b")
+                kong.request.get_header("host")
+        """,
+    )
+    with serving(directory, short_path / "k.sock", "--workers", "2") as server:
+        wires = [server.connect_protobuf() for _ in range(2)]
+        instance = wires[0].start("logs")
+        asked = []
+        for wire in wires:
+            wire.begin(instance, "log")
+            asked.append([wire.read_asked() for _ in range(3)])
+        os.kill(workers_of(server)[0], signal.SIGKILL)
+        server.wait_for(lambda: len(workers_of(server)) == 2)
+        old = workers_of(server)
+        reload(server)
+        for wire, calls in zip(wires, asked):
+            for one in calls:
+                assert one is not None
+                wire.answer(one, "h" if one.function == "kong.request.get_header" else None)
+                time.sleep(0.1)
+            assert wire.read_asked() is None
+            assert len(wire.event(instance, "log")) == 3
         server.wait_for(lambda: not any(alive(pid) for pid in old))
 
 

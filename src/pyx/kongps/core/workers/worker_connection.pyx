@@ -139,11 +139,13 @@ cdef class WorkerConnection(Connection):
             self.slot.unread = self.fd >= 0 and self.session.unread() > 0
             if self.session.protocol is not None:
                 self.slot.unanswered = self.session.protocol.unanswered_functions()
-        if self.return_idle is not None and not self.loop.draining and self.is_idle():
-            self.count_unfinished()
+        if self.return_idle is None or self.loop.draining:
+            return Connection.pumped(self)
+        # One that is not idle stays open: Kong may still answer what a dead worker has asked.
+        self.count_unfinished()
+        if self.is_idle():
             self.return_idle(self)
-            return 0
-        return Connection.pumped(self)
+        return 0
 
     cdef bint ends_when_idle(self) noexcept:
         return self.return_idle is not None or Connection.ends_when_idle(self)
