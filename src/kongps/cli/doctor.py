@@ -151,8 +151,8 @@ def examine_all(
     _core(report)
     _dependencies(report)
     settings = kong_conf_check.read(kong_conf) if kong_conf is not None else {}
-    if directory is None and settings:
-        directory = _directory_in(settings)
+    if directory is None:
+        directory = kong_conf_check.plugins_directory(settings)
     if directory is not None:
         _plugins(report, os.path.abspath(directory))
     if kong_conf is not None:
@@ -169,15 +169,6 @@ def examine_all(
                 f"`kongps conf --kong {kong}` prints what to write",
             )
     return report
-
-
-def _directory_in(settings: dict[str, str]) -> Optional[str]:
-    commands = [value for key, value in settings.items() if key.endswith("_start_cmd")]
-    for directory in kong_conf_check.plugins_directories(commands):
-        if os.path.isdir(directory):
-            return directory
-    directory = settings.get("go_plugins_dir", "off")
-    return directory if os.path.isdir(directory) else None
 
 
 def _interpreter(report: Report) -> None:

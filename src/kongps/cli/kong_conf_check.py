@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -17,7 +18,7 @@ from kongps.cli.kong_conf_lines import parse_version, settings_of
 from kongps.errors import ServerError
 from kongps.settings import DEFAULT_PREFIX, LONGEST_SOCKET_PATH
 
-__all__ = ["Finding", "Served", "check", "plugins_directories", "read"]
+__all__ = ["Finding", "Served", "check", "plugins_directory", "read"]
 
 # Seconds that a query command gets; Kong itself waits without end.
 QUERY_TIMEOUT = 60
@@ -366,15 +367,16 @@ def _option(words: list[str], flag: str) -> Optional[str]:
     return None
 
 
-def plugins_directories(start_commands: Iterable[str]) -> Iterator[str]:
-    """The plugins directories that start commands name."""
-    for command in start_commands:
-        try:
-            given = _option(shlex.split(command), "--plugins-directory")
-        except ValueError:
-            continue
-        if given is not None:
-            yield given
+def plugins_directory(settings: dict[str, str]) -> Optional[str]:
+    """The plugins directory that a start command or ``go_plugins_dir`` names, if it exists."""
+    for key, command in settings.items():
+        if key.endswith("_start_cmd"):
+            with contextlib.suppress(ValueError):  # of what is no command
+                directory = _option(shlex.split(command), "--plugins-directory")
+                if directory is not None and os.path.isdir(directory):
+                    return directory
+    directory = settings.get("go_plugins_dir", "off")
+    return directory if os.path.isdir(directory) else None
 
 
 def _answer(output: bytes) -> Optional[list[str]]:
