@@ -9,7 +9,7 @@ import settings_table
 from server_process import run
 
 from kongps.errors import UsageError
-from kongps.settings import DEFAULTS, SETTINGS, Settings, from_environment
+from kongps.settings import SETTINGS, Settings, from_environment
 
 
 def test_the_readme_has_the_table_that_the_settings_make() -> None:
@@ -27,8 +27,8 @@ def test_every_setting_has_a_flag_and_its_default_in_the_help_of_serve() -> None
 def test_defaults_are_written_as_they_are_read() -> None:
     for setting in SETTINGS.values():
         assert setting.unit.parse(setting.unit.show(setting.default)) == setting.default
-        assert getattr(DEFAULTS, setting.name) == setting.default
-    assert vars(dataclasses.replace(DEFAULTS, workers=2)) == {**vars(Settings()), "workers": 2}
+        assert getattr(Settings(), setting.name) == setting.default
+    assert vars(dataclasses.replace(Settings(), workers=2)) == {**vars(Settings()), "workers": 2}
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,6 @@ def choice(*values: str, metavar: str = "") -> Unit:
     return Unit(metavar or "|".join(values), f"one of {', '.join(values)}", parse)
 
 
-COUNTS = number(int, 1, float("inf"))
-
 DIRECTORY = Unit("DIR")
 PATH = Unit("PATH")
 MODE = Unit(
@@ -111,8 +109,8 @@ MODE = Unit(
     number(partial(int, base=8), 0, 0o777),
     "{:04o}".format,
 )
-COUNT = Unit("N", "a whole number, 1 or more", COUNTS)
-BYTES = Unit("BYTES", "a whole number, 1 or more", COUNTS)
+COUNT = Unit("N", "a whole number, 1 or more", number(int, 1, float("inf")))
+BYTES = COUNT._replace(metavar="BYTES")
 MESSAGE_BYTES = Unit(
     "BYTES",
     f"a whole number, {LEAST_MAX_MESSAGE} to {MOST_MAX_MESSAGE}",
@@ -286,8 +284,6 @@ SETTINGS = {
     each.name: Setting(each.name, each.default, **each.metadata)
     for each in dataclasses.fields(Settings)
 }
-
-DEFAULTS = Settings()
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
