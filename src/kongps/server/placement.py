@@ -67,7 +67,7 @@ class Placement:
         self._timeout = settings.handler_timeout or forever
         self.inline = InlineRunner(None if loop is None else self._submit)
         self.watchdog = Watchdog(
-            self.inline.watched(), settings.block_threshold or forever, self._timeout, self._blocked
+            self.inline.visits, settings.block_threshold or forever, self._timeout, self._blocked
         )
         self._off_loop: list[ThreadRunner | AsyncRunner] = []
         # Plugin and what was called: those that have moved to threads, and those that were logged.

@@ -172,7 +172,7 @@ def test_what_the_watchdog_calls_may_raise(capfd: pytest.CaptureFixture[str]) ->
 
     calls: list[Any] = []
     runner = InlineRunner()
-    watchdog = Watchdog(runner.watched(), 0.01, 0.3, blocked)
+    watchdog = Watchdog(runner.visits, 0.01, 0.3, blocked)
     watchdog.start()
     try:
         for _ in range(3):
@@ -205,7 +205,7 @@ def work(seconds: float) -> None:
 def test_a_handler_is_not_blamed_while_python_looks_for_garbage() -> None:
     calls: list[Any] = []
     runner = InlineRunner()
-    watchdog = Watchdog(runner.watched(), 0.02, 10, lambda *args: calls.append(args))
+    watchdog = Watchdog(runner.visits, 0.02, 10, lambda *args: calls.append(args))
     kept = [[number] for number in range(2_000_000)]  # as of a plugin with much in memory
     watchdog.start()
     try:
@@ -241,7 +241,7 @@ def test_a_finalizer_that_blocks_is_told_of(lost: str) -> None:
 
         calls = []
         runner = InlineRunner()
-        watchdog = Watchdog(runner.watched(), 0.02, 10, lambda *args: calls.append(args[1]))
+        watchdog = Watchdog(runner.visits, 0.02, 10, lambda *args: calls.append(args[1]))
         watchdog.start()
         Lost()
         runner.visit("collects", gc.collect)
@@ -269,7 +269,7 @@ def test_a_stop_of_the_process_is_not_taken_off_twice() -> None:
 
         calls = []
         runner = InlineRunner()
-        watchdog = Watchdog(runner.watched(), 0.1, 10, lambda *args: calls.append(args[1]))
+        watchdog = Watchdog(runner.visits, 0.1, 10, lambda *args: calls.append(args[1]))
         watchdog.start()
         time.sleep(0.1)
         runner.visit("stopped", stopped)
@@ -291,7 +291,7 @@ def work():
 
 calls = []
 runner = InlineRunner()
-watchdog = Watchdog(runner.watched(), 0.02, 10, lambda *args: calls.append(args[1]))
+watchdog = Watchdog(runner.visits, 0.02, 10, lambda *args: calls.append(args[1]))
 watchdog.start()  # its threads have all processors
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 os.nice(10)

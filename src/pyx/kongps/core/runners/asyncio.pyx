@@ -451,15 +451,14 @@ def nothing():
 
 cdef object place_in(object coroutine, object thread, str path):
     """Where a coroutine is, for the log."""
-    inner = coroutine
-    if inner is None:
+    if coroutine is None:
         return "nothing yet: other handlers keep the asyncio loop busy"
-    if getattr(inner, "cr_running", False):
+    if getattr(coroutine, "cr_running", False):
         return place_of(sys._current_frames().get(thread), path)
-    own = getattr(inner, "cr_frame", None)
-    while getattr(getattr(inner, "cr_await", None), "cr_frame", None) is not None:
-        inner = inner.cr_await
-    frame = getattr(inner, "cr_frame", None)
+    own = getattr(coroutine, "cr_frame", None)
+    while getattr(getattr(coroutine, "cr_await", None), "cr_frame", None) is not None:
+        coroutine = coroutine.cr_await
+    frame = getattr(coroutine, "cr_frame", None)
     if own is None or frame is None or own is frame:
         return place_of(frame, path)
     return f"{place_of(own, path)}, in {place_of(frame, '')}"

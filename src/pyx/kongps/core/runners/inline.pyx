@@ -87,7 +87,7 @@ cdef class InlineRunner(Runner):
 
     cdef greenlet loop            # the greenlet that dispatches
     cdef list idle                # HandlerGreenlets without an event
-    cdef Visits visits
+    cdef readonly Visits visits   # what a watchdog watches
     cdef object submit            # runs something in a thread; None: there are none
 
     def __init__(self, submit=None):
@@ -110,10 +110,6 @@ cdef class InlineRunner(Runner):
         finally:
             self.visits.leave(None)
             self.visits.hook = None
-
-    def watched(self):
-        """:returns: what a :class:`kongps.core.runners.watchdog.Watchdog` watches."""
-        return self.visits
 
     cdef int start(self, Event event) except -1:
         cdef HandlerGreenlet one

@@ -291,8 +291,7 @@ cdef int native_field(Handle* kong, const Value* table, const char* key, Value* 
 
 
 cdef int native_json(Handle* kong, const Value* value, Value* text) noexcept:
-    cdef int code = (<NativeEvent>kong.server).refused()
-    return code or (<NativeEvent>kong.server).json(value, text)
+    return (<NativeEvent>kong.server).refused() or (<NativeEvent>kong.server).json(value, text)
 
 
 cdef const char* native_error(Handle* kong) noexcept:
