@@ -52,7 +52,7 @@ def test_a_page_on_this_installation() -> None:
     assert "hypothesis" not in names
     text = run("doctor").stdout.decode()
     assert f"kongps {__version__}, plugin API {PLUGIN_API}" in text
-    assert text.endswith("nothing wrong was found\n")
+    assert text.endswith("no problems found\n")
 
 
 @pytest.mark.parametrize(
@@ -203,11 +203,11 @@ FAULTS: list[tuple[str, str, str, str, str]] = [
     (KONGPS + " serve", "/no/kongps serve", "error", "_start_cmd", "there is no command '/no/"),
     ("--socket ", "--socket /else", "error", "_start_cmd", "but Kong connects to"),
     (KONGPS + " dump", "/no/kongps dump", "error", "_query_cmd", "there is no command '/no/"),
-    (KONGPS + " dump", KONGPS + " conf", "error", "_query_cmd", "is not an answer to Kong"),
-    (KONGPS + " dump", "echo '{}' #", "error", "_query_cmd", "is not an answer to Kong: '{}"),
+    (KONGPS + " dump", KONGPS + " conf", "error", "_query_cmd", "is not what Kong expects"),
+    (KONGPS + " dump", "echo '{}' #", "error", "_query_cmd", "is not what Kong expects: '{}"),
     (KONGPS + " dump", "'", "error", "_query_cmd", "it is not a command"),
     ("dump --plugins-directory", "dump --plugins-directory /no", "error", "_query_cmd",
-     "is not an answer to Kong"),
+     "is not what Kong expects"),
     ("_query_cmd =", "_queri_cmd =", "error", "_query_cmd", "there is no such setting"),
     ("names = hello,key-gate", "names = hello,keygate", "error", "pluginserver_key_gate_",
      "no key_gate in pluginserver_names"),

@@ -216,7 +216,7 @@ def test_what_cannot_be_built_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="has no __init__"):
         build(str(tmp_path / "empty"))
     write(tmp_path / "hello.py", "")
-    with pytest.raises(BuildError, match="is no Python"):
+    with pytest.raises(BuildError, match="is not a Python"):
         build(str(tmp_path / "hello.py"), python="/bin/false")
 
 

@@ -344,12 +344,12 @@ def long_answer(wire: ProtobufSocket) -> None:
 
 # What is sent, whether in the middle of an event, and what the log says.
 BAD: dict[str, tuple[Callable[[ProtobufSocket], None], bool, str]] = {
-    "a frame longer than the limit": (long_frame, False, "larger than any"),
-    "an answer longer than the limit": (long_answer, True, "larger than any"),
+    "a frame longer than the limit": (long_frame, False, "larger than --max-message"),
+    "an answer longer than the limit": (long_answer, True, "larger than --max-message"),
     "a malformed call": (lambda wire: wire.send(frame(b"\xff" * 11)), False, "not a ProtoBuf:1"),
     "a call cut short": (lambda wire: wire.send(frame(b"\x8a\x02\x70\x0a")), False, "longer than"),
-    "an empty call": (lambda wire: wire.send(frame()), False, "no command"),
-    "an unknown command": (lambda wire: wire.send(frame(b"\xca\x02\x00")), False, "no command"),
+    "an empty call": (lambda wire: wire.send(frame()), False, "known command"),
+    "an unknown command": (lambda wire: wire.send(frame(b"\xca\x02\x00")), False, "known command"),
     "a malformed answer": (lambda wire: wire.send(frame(b"\x0a\xff")), True, "not a ProtoBuf:1"),
     "an answer of another type": (
         lambda wire: wire.send(frame(b"\x08\x05")), True, "the field v has wire type 0",
@@ -358,7 +358,7 @@ BAD: dict[str, tuple[Callable[[ProtobufSocket], None], bool, str]] = {
         lambda wire: wire.ask("cmd_get_plugin_info", name="hello"), True, "not a ProtoBuf:1",
     ),
     "two answers to one call": (
-        lambda wire: wire.send(frame(b"\x0a\x01/") + frame(b"\x0a\x01/")), True, "was asked",
+        lambda wire: wire.send(frame(b"\x0a\x01/") + frame(b"\x0a\x01/")), True, "was made",
     ),
     "another protocol": (
         lambda wire: wire.send(msgpack.packb([0, 1, "plugin.GetStatus", [0]])), False, "larger",

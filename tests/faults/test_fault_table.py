@@ -837,7 +837,7 @@ def test_a_method_that_is_not_known(gateway: Gateway) -> None:
                 gateway.wire.call(method, {"EventId": 1})
         assert gateway.event() == "returned"
     else:
-        assert "no command" in refusal(gateway, frame(b"\x08\x01\xca\x02\x00"))
+        assert "known command" in refusal(gateway, frame(b"\x08\x01\xca\x02\x00"))
 
 
 # --- a server ------------------------------------------------------------------------------------
@@ -907,7 +907,7 @@ class Client:
         return text
 
 
-def test_a_server_that_is_told_to_stop_with_an_event_under_way(
+def test_a_server_that_is_stopped_with_an_event_under_way(
     kind: Any, plugins: Path, short_path: Path
 ) -> None:
     write(plugins, "waits", WAITS)

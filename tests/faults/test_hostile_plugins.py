@@ -123,7 +123,7 @@ def test_a_pdk_call_from_a_greenlet_of_the_handlers_own_is_refused(
 
     def handler(kong: Any) -> None:
         def inner() -> str:
-            with pytest.raises(PDKError, match="greenlet that the handler has made"):
+            with pytest.raises(PDKError, match="greenlet that the handler has created"):
                 kong.request.get_header("a")
             return "done"
 
@@ -501,7 +501,7 @@ def test_an_answer_is_too_late_too_when_its_call_has_waited_to_be_read(
         assert not failed(clients[0].finish())
         with pytest.raises(ConnectionError):
             clients[1].finish()
-        assert "Kong has given it up" in server.text()
+        assert "Kong has abandoned it" in server.text()
 
 
 class Raising(str):
@@ -557,7 +557,7 @@ def test_an_answer_that_comes_too_late_is_not_sent(plugins: Path, short_path: Pa
             instance = wire.start("late", config)
             with pytest.raises((ConnectionError, OSError)):
                 wire.event(instance)
-        assert "Kong has given it up" in server.text()
+        assert "Kong has abandoned it" in server.text()
         assert server.connect().call("GetStatus", 0)["Events"] == 0
 
 
@@ -587,7 +587,7 @@ def test_event_ids_do_not_start_anew_with_the_server() -> None:
 # --- configurations and peers ------------------------------------------------------------------
 
 
-def test_a_configuration_that_cannot_be_told_back_starts_an_instance(
+def test_a_configuration_that_cannot_be_sent_back_starts_an_instance(
     plugins: Path, short_path: Path
 ) -> None:
     with serving(plugins, short_path / "k.sock") as server:

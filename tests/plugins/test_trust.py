@@ -300,7 +300,7 @@ def test_a_file_that_others_may_replace_is_not_run(plugins: Path, short_path: Pa
         named.chmod(mode)
 
 
-def test_nobody_is_told_to_change_a_directory_that_has_to_be_everybodys(plugins: Path) -> None:
+def test_no_remedy_changes_a_directory_that_has_to_be_everybodys(plugins: Path) -> None:
     plugins.chmod(0o1777)
     with pytest.raises(ServerError, match=r"everybody.*use another directory, or allow it"):
         load_directory(plugins, checked=True)

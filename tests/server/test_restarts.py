@@ -826,7 +826,7 @@ def test_a_server_never_offers_or_removes_the_socket_of_another(short_path: Path
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
-def test_a_directory_that_somebody_has_locked_keeps_no_server_from_ending(
+def test_a_directory_that_is_locked_keeps_no_server_from_ending(
     site: Site, workers: tuple[str, ...]
 ) -> None:
     server = site.start(*workers)

@@ -426,7 +426,7 @@ def test_events_given_up_by_kong_are_ended_by_a_running_server(
     with serving(plugins, short_path / "k.sock", "--event-timeout", "0.2") as server:
         wire = server.connect()
         answer = wire.event(wire.start("hello"))
-        server.wait_for(lambda: "Kong has given it up" in server.text())
+        server.wait_for(lambda: "Kong has abandoned it" in server.text())
         assert wire.step(answer, "host")["Data"]["Method"] == "kong.response.exit"
 
 

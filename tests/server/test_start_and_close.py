@@ -172,7 +172,7 @@ def test_a_start_that_hangs_fails_the_events(
         else:
             assert "its start() has not ended in 0.6 s" in server.text()
         if mode == "async, with a plain start":
-            server.wait_for(lambda: "the asyncio loop has not turned" in server.text())
+            server.wait_for(lambda: "the asyncio loop has been blocked" in server.text())
             return
         if mode == "thread":
             server.wait_for(lambda: "start of plugin hooks has not ended in 0.6 s, and is at line"

@@ -194,7 +194,7 @@ def test_a_killed_worker_fails_the_events_it_held_at_once_and_no_other(
         for (wire, answer), logged in zip(events, logs):
             if wire in lost:
                 assert wire.step(answer, "h")["Data"] == EXIT
-                with pytest.raises(RPCError, match="not here any more"):
+                with pytest.raises(RPCError, match="does not exist any more"):
                     wire.step(logged, "h")
             else:
                 finish(wire, answer, "n", "h")

@@ -130,7 +130,7 @@ class Report:
                 yield "  none"
         yield ""
         if not self.findings:
-            yield "nothing wrong was found"
+            yield "no problems found"
         for finding in self.findings:
             yield f"{finding.level}: {finding.about}: {finding.text}"
             yield f"  fix it: {finding.remedy}"

@@ -129,5 +129,5 @@ def _write_last(kept: int, data: bytes) -> None:
     :param kept: what `redirect_stdout` returned.
     """
     write_all(kept, data)
-    # Looking for garbage at exit, in all that was imported, would take a tenth of the time.
+    # Garbage collection at exit, of all that was imported, would take a tenth of the time.
     gc.freeze()

@@ -218,8 +218,8 @@ class _Check:
             self.error(
                 about,
                 f"{' and '.join(each.name for each in starting)} both start a server for "
-                f"{server.socket}, and the second one cannot have it",
-                "leave one _start_cmd",
+                f"{server.socket}, and the second one cannot use it",
+                "keep only one _start_cmd",
             )
         if not server.start_cmd:
             if not starting and same[0] is server and not _listens(server.socket):
@@ -261,7 +261,7 @@ class _Check:
         if not server.query_cmd:
             self.error(
                 about,
-                "there is no such setting: Kong does not learn of the plugins",
+                "there is no such setting, so Kong does not know the plugins",
                 self.conf_prints_it,
             )
             return
@@ -286,7 +286,7 @@ class _Check:
             shown = done.stdout[:60].decode("utf-8", "replace")
             self.error(
                 about,
-                f"its output is not an answer to Kong: {shown!r}{hint}",
+                f"its output is not what Kong expects: {shown!r}{hint}",
                 "it must print the JSON of `kongps dump` and nothing else; run it in a shell to "
                 "see what it prints",
             )
@@ -297,7 +297,11 @@ class _Check:
                 about, f"its exit code is {done.returncode}{hint}", "fix the plugin that it names"
             )
         elif not answer:
-            self.error(about, f"its answer has no plugin{hint}", "put a plugin there")
+            self.error(
+                about,
+                f"its output lists no plugin{hint}",
+                "put a plugin into the plugins directory",
+            )
 
     def check_plugins(self, servers: list[Served]) -> None:
         enabled = _listed(self.settings.get("plugins", "bundled"))
@@ -348,7 +352,7 @@ class _Check:
                 if name not in served:
                     self.error(
                         "pluginserver_names",
-                        f"Kong {self.kong} takes only the first plugin of an answer, "
+                        f"Kong {self.kong} uses only the first plugin of a query's output, "
                         f"{server.plugins[0]} of {server.name}'s; {name} needs a name of its own",
                         self.conf_prints_it,
                     )

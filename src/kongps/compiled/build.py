@@ -190,7 +190,7 @@ def _target(python: Optional[str]) -> dict[str, Any]:
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", "") or str(error)
         raise BuildError(
-            f"{python} is no Python that plugins can be compiled for: {detail.strip()}"
+            f"{python} is not a Python that plugins can be compiled for: {detail.strip()}"
         ) from None
     return found
 

@@ -14,7 +14,7 @@ Each call is one question to Kong and waits for the answer. Every method raises
 * :class:`TypeError` or :class:`ValueError`, naming function and argument, for an argument that
   Kong would not take.
 
-The last two are raised before anything is sent: Kong would abandon the event without a word. A
+The last two are raised before anything is sent: Kong would silently abandon the event. A
 function that the Kong at hand is too old for returns None (Kong logs that it does not know it).
 """
 

@@ -1,6 +1,6 @@
 """The table of PDK functions: what may be called, with what, and in which phases.
 
-Kong abandons an event without a word when a PDK function is called in a wrong phase or with a
+Kong silently abandons an event when a PDK function is called in a wrong phase or with a
 wrong argument, so every call is checked against this table before it is sent. The phases are
 those in which a real gateway answers a *plugin server*. They differ from Kong's documentation
 where a recording of Kong 3.9 does: most request functions need nginx's request, which is gone

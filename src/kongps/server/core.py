@@ -60,7 +60,7 @@ class ServingCore:
         if plugins is None:
             plugins, self.errors = _load(settings)
         self.plugins = plugins
-        # Nobody can tell whose a lost event was: perhaps one of a plugin that says "closed".
+        # The plugin of a lost event is not known: it may be one that says "closed".
         self.dispatcher.lost_events_pass = settings.on_error == "open" and not any(
             plugin.on_error == "closed" for plugin in plugins.values()
         )

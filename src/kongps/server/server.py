@@ -150,7 +150,7 @@ class Server(ListeningServer):
             loop.draining = replaced or left < self.settings.shutdown_timeout / 2
         else:
             loop.close_idle_streams()
-        # Without a connection no event can go on: Kong has given it up.
+        # Without a connection no event can go on: Kong has abandoned it.
         if loop.streams and left > 0:
             loop.call_later(DRAIN_INTERVAL, self._drain)
         else:

@@ -135,7 +135,7 @@ def _is_taken(path: str) -> bool:
         raise ServerError(f"cannot use the socket {path}: {error.strerror}") from None
     if not stat.S_ISSOCK(kind):
         raise ServerError(
-            f"{path} exists and is no socket; remove it or give another path with --socket"
+            f"{path} exists and is not a socket; remove it or give another path with --socket"
         )
     if kind & OFFERED:
         return False

@@ -330,7 +330,7 @@ class InstanceStore(Database):
         plugin, config, started, checksum, long_ago = rows[0]
         if not isinstance(config, bytes) or checksum != _checksum(id, plugin, config, started):
             # SQLite does not see every damage; Kong starts an instance again that is not there.
-            report(logging.WARNING, "instance %d in %s is damaged: passed over", id, self.path)
+            report(logging.WARNING, "instance %d in %s is damaged; it is ignored", id, self.path)
             return None
         if long_ago:
             self.touch([id])

@@ -175,7 +175,7 @@ def _body(value: Any) -> tuple[dict[str, Any], Any]:
 
 
 def _captures(value: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Without capture 0, for which the message has no place."""
+    """Without capture 0, which the message does not have."""
     unnamed, named = dict(value["unnamed"]), dict(value["named"])
     unnamed.pop(0, None)
     message = {

@@ -280,7 +280,7 @@ def test_a_handler_that_is_cancelled_before_it_ran_fails_closed(
         assert is_quiet(server)
 
 
-def test_a_coroutine_that_outlives_its_handler_is_told_that_the_event_is_over(
+def test_a_coroutine_that_outlives_its_handler_gets_an_error(
     plugins: Path, short_path: Path
 ) -> None:
     write(

@@ -39,7 +39,7 @@ class Plugin:
                 except BaseException:
                     pass
         if self.how == "lock":
-            # Keeps Python's lock: a PyDLL does not give it back.
+            # Keeps the GIL: a PyDLL does not release it.
             ctypes.PyDLL(None).usleep(int(self.seconds * 1e6))
         if self.how == "locks":
             for _ in range(1000):
@@ -121,7 +121,7 @@ def test_a_thread_that_never_returns_fails_its_event_and_is_replaced(
         assert failed(trail)
         assert "no thread: all were taken" in told(trail)
         assert 0.9 < time.monotonic() - began < 4
-        assert "4 more are not made" in server.text()
+        assert "threads are stuck in handlers, and no more are started" in server.text()
         assert not failed(client.event(client.start("hello")))
         assert is_quiet(server)
 
@@ -232,7 +232,7 @@ def test_c_code_that_keeps_pythons_lock_for_ever_ends_the_process(
             assert "stuck.py" in server.text()
 
 
-def test_c_code_that_keeps_pythons_lock_for_a_while_is_told_of(
+def test_c_code_that_keeps_pythons_lock_for_a_while_is_reported(
     plugins: Path, short_path: Path
 ) -> None:
     write(plugins, "stuck", stuck("blocking = False"))
@@ -297,7 +297,7 @@ def test_an_async_handler_that_blocks_its_loop_is_left_behind(
         if not leaves:
             assert failed(blocks.finish())
         assert "stuck.py" in server.text()
-        assert "has to await what takes time" in server.text() or not leaves
+        assert "must await everything that takes time" in server.text() or not leaves
         time.sleep(4)
         assert not failed(client.event(fine))
         threads = [
@@ -359,7 +359,7 @@ def test_kong_gives_up_an_event_whose_handler_runs_elsewhere(
             instance = client.start("stuck", how("asks", seconds=2.0))
         with pytest.raises((ConnectionError, OSError)):
             client.event(instance, answers=lambda _: "GET")
-        assert "Kong has given it up" in server.text()
+        assert "Kong has abandoned it" in server.text()
         assert is_quiet(server)
         if kind == "async":
             server.wait_for(lambda: "finally" in path.read_text())

@@ -572,7 +572,7 @@ def test_no_thread_to_be_had_fails_the_events_and_nothing_else(
         instance = client.start("blocks")
         client.event(client.start("breaks", '{"how": "break"}'))
         assert failed(client.event(instance))
-        assert "no thread can be made for handlers" in server.text()
+        assert "no thread can be started for handlers" in server.text()
         assert not failed(client.event(client.start("hello")))
         client.event(client.start("breaks", '{"how": "mend"}'))
         assert not failed(client.event(instance))

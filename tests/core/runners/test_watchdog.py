@@ -46,7 +46,7 @@ def blocks(attributes: str = "", init: str = "pass") -> str:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_handler_that_blocks_is_told_of_once_and_runs_in_threads(
+def test_a_handler_that_blocks_is_reported_once_and_runs_in_threads(
     plugins: Path, short_path: Path, protocol: str
 ) -> None:
     write(plugins, "blocks", blocks())
@@ -112,7 +112,7 @@ def test_the_threshold_can_be_set(plugins: Path, short_path: Path) -> None:
             assert "has held the server" not in server.text()
 
 
-def test_a_constructor_that_blocks_is_told_of(plugins: Path, short_path: Path) -> None:
+def test_a_constructor_that_blocks_is_reported(plugins: Path, short_path: Path) -> None:
     write(plugins, "blocks", blocks("", "time.sleep(0.4)"))
     with serving(plugins, short_path / "k.sock") as server:
         client = Client(server)
@@ -227,7 +227,7 @@ def test_a_handler_is_not_blamed_while_python_looks_for_garbage() -> None:
     "gc.callbacks.clear()",  # a plugin may do that, also in the middle
     "time.sleep(0.06)",
 ])  # fmt: skip
-def test_a_finalizer_that_blocks_is_told_of(lost: str) -> None:
+def test_a_finalizer_that_blocks_is_reported(lost: str) -> None:
     done = python(f"""
         import gc, time
         from kongps.core.runners.inline import InlineRunner

@@ -62,7 +62,7 @@ class StructureField:
         """
         may_be_absent = self.nullable or self.omissible
         if isinstance(self.kind, Record):
-            # Kong requires a record where nothing else is said, and fills it with its fields'
+            # By default, Kong requires a record, and fills it with its fields'
             # defaults. So the defaults of the nested object are shown as those of its fields.
             described = self.kind.schema(path, None if default is UNSET else default)
             described["required"] = not may_be_absent if self.required is None else self.required

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 
 logger = logging.getLogger("kongps")
 
-# Characters of a traceback that Kong is told: nginx cuts a line of its log at 2048 bytes.
+# Characters of a traceback that Kong gets to log: nginx cuts a line of its log at 2048 bytes.
 LONGEST_TOLD = 1500
 
 # What stands in an exception's text for a value of the configuration.
@@ -98,7 +98,7 @@ def _hide(text: str, values: list[str]) -> str:
     return text
 
 
-def told_of(what: str, error: BaseException, config: object = None) -> str:
+def describe_failure(what: str, error: BaseException, config: object = None) -> str:
     """One line for Kong's log about an exception in a handler.
 
     :param what: what has happened, where.

@@ -1,6 +1,6 @@
 """One connection from Kong without I/O: a protocol joined to the dispatcher.
 
-Both protocols are spoken on one socket; a connection's first four bytes tell which. Read as a
+Both protocols are spoken on one socket; a connection's first four bytes show which. Read as a
 length in the machine's order, those of a ProtoBuf:1 frame with a call are at most MAX_CALL_SIZE,
 8 MiB. A MsgPack:1 request starts with 94 00 (an array of four, the number 0), then the request's
 number and a text. On a little-endian machine the length reads m * 2**16 + s * 2**24 + 0x94, where
@@ -23,7 +23,7 @@ from kongps.core.wire.protocol cimport MAX_UNANSWERED_CALLS, Call, Protocol, tak
 from kongps.errors import ProtocolError
 
 cdef enum:
-    OPENING_SIZE = 4   # bytes that tell the protocols apart
+    OPENING_SIZE = 4   # bytes that distinguish the protocols
 
 
 cdef class Session:

@@ -68,7 +68,7 @@ cdef class Dispatcher:
         self.find_missing = handler
 
     def tag_event_ids(self, int tag):
-        """Puts a tag into the ids of all events, so that an id tells which process its event is in.
+        """Puts a tag into the ids of all events, so that an id shows its process.
 
         :param tag: 0 to 4095.
         """
@@ -168,7 +168,7 @@ cdef class Dispatcher:
         :returns: how many there were.
         """
         return self._abandon(
-            coarse_monotonic() - self.rules.event_timeout, "Kong has given it up"
+            coarse_monotonic() - self.rules.event_timeout, "Kong has abandoned it"
         )
 
     def abandon_all_events(self):
@@ -263,7 +263,10 @@ cdef class Dispatcher:
         self.handled += 1
         instance.last_event = self.handled
         if self.events.live > self.max_events:
-            report(WARNING, "%s is not run: too many events wait for Kong", event.describe())
+            report(
+                WARNING, "%s is not run: too many events are under way (--max-events)",
+                event.describe(),
+            )
             return event.fail("too many events are under way")
         if instance.waiting is not None:
             event.leave_loop()
@@ -280,7 +283,7 @@ cdef class Dispatcher:
         if event is None and call.target > 0:
             # Of a server that ran here before, or given up. To an error, Kong would let the
             # request through.
-            report(WARNING, "event %d is not here any more: its request fails", call.target)
+            report(WARNING, "event %d does not exist any more: its request fails", call.target)
             return fail_lost_event(
                 protocol, call.sequence, call.target, self.events.phase_of(call.target),
                 self.lost_events_pass,
@@ -309,7 +312,7 @@ cdef class Dispatcher:
         try:
             result = handler(call.value)
             if coarse_monotonic() - now > self.rules.event_timeout:
-                report(WARNING, "%s took too long: Kong has given it up", call.method)
+                report(WARNING, "%s took too long: Kong has abandoned it", call.method)
                 return protocol.give_up(call.sequence)
             if isinstance(result, DeferredResult):
                 return (<DeferredResult>result).answer_to(protocol, call.sequence)
@@ -350,7 +353,7 @@ cdef class Dispatcher:
         except KongpsError:
             return None
         except Exception as error:
-            report(ERROR, "instance %d cannot be looked for", id, error=error)
+            report(ERROR, "instance %d could not be looked up", id, error=error)
             return None
 
     def _no_handler(self, str plugin, str phase):

@@ -21,7 +21,7 @@ from kongps.core.wire.function cimport Function
 from kongps.core.wire.phases cimport NO_PHASE, phase_name
 from kongps.core.wire.protocol cimport Protocol
 
-from kongps.core.report import report, told_of
+from kongps.core.report import report, describe_failure
 from kongps.core.wire.phases import PHASE_NAMES
 from kongps.errors import HandlerExit, PackError, PDKError
 
@@ -80,7 +80,7 @@ cdef class Event:
         except BaseException as error:
             report(ERROR, "%s could not be run", self.describe(), error=error)
         if self.state == RUNNING:
-            self.fail(f"{self.describe()} has left its event without an answer")
+            self.fail(f"{self.describe()} has ended without a reply for its event")
         return 0
 
     cdef int ask(self, Function function, tuple args) except -1:
@@ -144,7 +144,7 @@ cdef class Event:
         if coarse_monotonic() - self.last_step <= self.rules.event_timeout:
             return False
         report(
-            WARNING, "%s: no answer for %d s, Kong has given it up", self.describe(),
+            WARNING, "%s: no reply for %d s, and Kong has abandoned it", self.describe(),
             <int>(coarse_monotonic() - self.last_step),
         )
         self.protocol.give_up(self.sequence)
@@ -176,7 +176,7 @@ cdef class Event:
             return 0
         reason = f"{self.describe()} raised {type(error).__name__}"
         report(ERROR, "%s", reason, error=error, config=self.instance.config)
-        self.unlogged = told_of(reason, error, self.instance.config)
+        self.unlogged = describe_failure(reason, error, self.instance.config)
         if self.state == WAITING:
             self.ended = True
             self.failure = reason
@@ -216,7 +216,9 @@ cdef class Event:
                 self.rules.pipelining and self.instance.pipelined,
             )
         except Exception as error:  # the request is answered whatever becomes of the log line
-            report(WARNING, "%s: Kong's log cannot have it", self.describe(), error=error)
+            report(
+                WARNING, "%s: the reason cannot be sent to Kong's log", self.describe(), error=error
+            )
             return False
 
     cdef int overdue(self, object where) except -1:
@@ -310,7 +312,7 @@ cdef int fail_lost_event(Protocol protocol, int64_t sequence, int64_t event, int
                          bint let_through) except -1:
     """Answers a call of an event that is lost, as for a handler that has failed."""
     if phase != NO_PHASE and not can_end_request(phase):
-        return protocol.answer_failure(sequence, event, "the event is not here any more")
+        return protocol.answer_failure(sequence, event, "the event does not exist any more")
     if let_through:
         return protocol.answer_return(sequence, event)
     protocol.answer_pdk_call(sequence, event, EXIT, UNEXPECTED, False)

@@ -266,9 +266,9 @@ cdef class Loop:
         self.wake()
 
     def check(self):
-        """Looks whether plugin code has closed what no event would tell of.
+        """Checks whether plugin code has closed something for which no event would come.
 
-        To be called now and then: a listening socket that is closed is silent.
+        To be called regularly: a listening socket that is closed is silent.
         """
         cdef Watched one
         if not self.waker.intact():

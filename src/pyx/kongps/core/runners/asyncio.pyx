@@ -398,8 +398,8 @@ cdef class AsyncRunner(OffLoopRunner):
             self.home = None
             return 0
         report(
-            ERROR, "%d threads for async handlers are blocked and no more are made: an async "
-            "handler has to await what takes time", len(self.blocked),
+            ERROR, "%d threads for async handlers are blocked and no more are started: an async "
+            "handler must await everything that takes time", len(self.blocked),
         )
         return 0
 
@@ -432,9 +432,9 @@ cdef class AsyncRunner(OffLoopRunner):
         if now - home.due_since > LAG and not home.reported:
             home.reported = True
             report(
-                WARNING, "the asyncio loop has not turned for %.1f s, and is at %s; every async "
-                "handler waits meanwhile: one has to await what takes time", now - home.due_since,
-                place_of(sys._current_frames().get(home.thread.ident), ""),
+                WARNING, "the asyncio loop has been blocked for %.1f s, at %s; every async "
+                "handler waits meanwhile; handlers must await everything that takes time",
+                now - home.due_since, place_of(sys._current_frames().get(home.thread.ident), ""),
             )
         if now - home.due_since > limit:
             home.due_since = now

@@ -181,7 +181,7 @@ cdef class InlineRunner(Runner):
         one = <HandlerGreenlet?>event.task
         if PyGreenlet_GetCurrent() is not one.greenlet:
             raise PDKError(
-                function.name, "called from a greenlet that the handler has made; call it from "
+                function.name, "called from a greenlet that the handler has created; call it from "
                 "the handler itself",
             )
         if event.state == RUNNING:

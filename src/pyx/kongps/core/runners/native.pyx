@@ -149,7 +149,7 @@ cdef class NativeEvent:
             return json.loads(decoded(value.as_.text, value.size))
         if value.type == KONGPS_BYTES:
             return PyBytes_FromStringAndSize(value.as_.text, <Py_ssize_t>value.size)
-        raise TypeError(f"{value.type} is no type of a value")
+        raise TypeError(f"{value.type} is not a type of a value")
 
     cdef int give(self, object value, Value* result) except -1:
         """A Python value as one of the plugin's; what it points to is kept."""
@@ -215,7 +215,7 @@ cdef class NativeEvent:
 
     cdef object table(self, const Value* table):
         if table.type != KONGPS_TABLE or table.as_.table >= <uint64_t>len(self.kept):
-            raise TypeError("the value is no table of this event")
+            raise TypeError("the value is not a table of this event")
         return self.kept[table.as_.table]
 
     cdef int entry(self, const Value* table, uint64_t place, Value* key, Value* value) noexcept:
@@ -266,7 +266,7 @@ cdef object as_text(object value):
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
-# The table. These may be called from anywhere, also without Python's lock: they hold no object
+# The table. These may be called from anywhere, also without the GIL: they hold no object
 # before `refused` has said that this is the handler's thread.
 
 cdef int native_call(Handle* kong, const char* function, const Value* arguments, size_t count,

@@ -83,7 +83,7 @@ cdef class OffLoopRunner(Runner):
         try:
             self.receive(task)
         except BaseException as error:
-            report(ERROR, "the call or the end of a handler was lost", error=error)
+            report(ERROR, "a PDK call or the end of a handler was lost", error=error)
         return 0
 
     cdef int receive(self, HandlerTask task) except -1:
@@ -167,7 +167,7 @@ cdef class OffLoopRunner(Runner):
             else:
                 done(None, value)
         except BaseException as error:
-            report(ERROR, "what follows on %s has failed", what, error=error)
+            report(ERROR, "what follows %s has failed", what, error=error)
         return 0
 
 

@@ -7,8 +7,8 @@ from cpython.object cimport PyObject
 
 cdef extern from *:
     """
-    /* Both dicts may be NULL, as that of a thread is until it is first used. The reference to the
-       new one is taken over, that to the old one handed over. */
+    /* Both dicts may be NULL, as that of a thread is until it is first used. The thread gets the
+       caller's reference to the new one, and the caller the thread's to the old one. */
     static inline PyObject* kongps_swap_thread_locals(PyObject* locals) {
         PyThreadState* thread = PyThreadState_Get();
         PyObject* old = thread->dict;

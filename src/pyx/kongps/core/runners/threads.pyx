@@ -37,7 +37,7 @@ cdef extern from *:
     """
     #include <malloc.h>
 
-    /* Threads that take turns under Python's lock need no memory pools of their own: with those,
+    /* Threads that take turns under the GIL need no memory pools of their own: with those,
        64 threads hold tens of megabytes that are free. */
     static void kongps_share_arenas(void) {
     #ifdef M_ARENA_MAX
@@ -229,7 +229,7 @@ cdef class ThreadRunner(OffLoopRunner):
                 continue
             place = place_of(sys._current_frames().get(thread.thread.ident), path)
             report(
-                ERROR, "%s has not ended in %g s%s; its thread is given up", what, limit,
+                ERROR, "%s has not ended in %g s%s; its thread is replaced", what, limit,
                 f", and is at {place}" if place else "",
             )
             self.lose(thread)
@@ -261,8 +261,8 @@ cdef class ThreadRunner(OffLoopRunner):
             elif not self.reported_full:
                 self.reported_full = True
                 report(
-                    ERROR, "%d threads are stuck in handlers and %d more are not made: events of "
-                    "plugins that block wait for the others, and fail when that takes too long",
+                    ERROR, "%d of %d threads are stuck in handlers, and no more are started: events "
+                    "that run in threads wait for the others, and fail if that takes too long",
                     self.stuck, self.threads,
                 )
         return <HandlerThread>self.idle.pop() if self.idle else None
@@ -285,7 +285,7 @@ cdef class ThreadRunner(OffLoopRunner):
         except Exception as error:
             if not self.reported_refused:
                 self.reported_refused = True
-                report(ERROR, "no thread can be made for handlers, beyond %d", self.threads,
+                report(ERROR, "no thread can be started for handlers, beyond %d", self.threads,
                        error=error)
         return 0
 

@@ -1,13 +1,13 @@
 """Watches plugin code on the loop's thread, where it holds up every other request.
 
-A thread looks every few milliseconds, without Python's lock, at a number that is odd while plugin
-code has the loop's thread and changes whenever it gets or gives it back. The code that is watched
-pays for it with two additions. What needs Python's lock a second thread does: code that keeps the
-lock keeps that one waiting, but not the first.
+Every few milliseconds a thread without the GIL reads a number that is odd while plugin code has the
+loop's thread, and that changes whenever plugin code gets the thread or gives it back. This costs the
+code that is watched two additions. A second thread does what needs the GIL: code that holds the GIL
+keeps that one waiting, but not the first.
 
-Code is not blamed for time in which it could not run: while Python looks for garbage, which takes
-long where a plugin keeps much in memory, or while others have the processor, which in a container
-may be for 100 ms at a time.
+Time in which the code could not run does not count: while Python's garbage collector runs, which
+takes long where a plugin keeps much in memory, or while other processes have the processor, which in
+a container may be for 100 ms at a time.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ cdef const char* LAST_WORDS = (
 
 cdef const char* LAST_WORDS_OF_LOOP = (
     b"kongps: the server has done nothing for longer than --handler-timeout: plugin code in another "
-    b"thread keeps Python's lock, or one that the server waits for; ending the process, to be "
+    b"thread holds the GIL, or one that the server waits for; ending the process, to be "
     b"started again\n"
 )
 
@@ -95,7 +95,7 @@ cdef class Watchdog:
     Code that holds the thread for longer than ``threshold`` is reported, once each visit; time in
     which it could not run does not count. After ``timeout`` it is interrupted by
     a :class:`HandlerTimeout`; if that does not help, as in C code that never returns or where the
-    loop runs on another thread than the main one, the process ends, so that whoever started it starts it again.
+    loop does not run on the main thread, the process ends, to be started again.
 
     :param visits: what to watch.
     :param threshold: seconds.
@@ -118,7 +118,7 @@ cdef class Watchdog:
     cdef uint64_t beats           # calls of `beat`; 0: the loop is not watched
     cdef bint reported
     cdef bint stopping
-    # What the thread with Python's lock is to do: about a visit, or to stop. It waits for `ask`.
+    # What the thread with the GIL is to do: about a visit, or to stop. It waits for `ask`.
     cdef PyThread_type_lock ask
     cdef uint64_t asked_of
     cdef bint asked_to_interrupt
@@ -289,7 +289,7 @@ cdef class Watchdog:
         return 0
 
     def _caught(self, event, hook):
-        """A suspect has ended before the watchdog had Python's lock: C code held it."""
+        """A suspect has ended before the watchdog had the GIL: C code held it."""
         self.blocked(event, hook, self.held(), None)
 
     cdef double held(self) noexcept:

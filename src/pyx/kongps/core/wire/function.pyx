@@ -1,6 +1,6 @@
 """The table of PDK functions: names, parameters and phases, checked before anything is sent.
 
-Kong abandons an event without a word when a PDK function is called with a wrong argument or in
+Kong silently abandons an event when a PDK function is called with a wrong argument or in
 a wrong phase. So every call is checked here first, against the rows that ``kongps.pdk``
 registers.
 """
@@ -61,7 +61,7 @@ cdef class Function:
             bits = 0
             for part in type_name.split("|"):
                 if part.strip() not in TYPE_BITS:
-                    raise ValueError(f"{name}: {part.strip()!r} is no type of a parameter")
+                    raise ValueError(f"{name}: {part.strip()!r} is not a type of a parameter")
                 bits |= TYPE_BITS[part.strip()]
             names.append(param.rstrip("?"))
             types.append((bits, type_name.strip(), optional))
@@ -155,7 +155,7 @@ def register(functions):
 
 
 def ask_once(answers, only):
-    """Says which functions need not be asked twice within an event.
+    """Sets which functions Kong is asked only once for within an event.
 
     :param answers: by the function's name, the names of the functions that can change its answer;
         64 different ones at most.

@@ -105,7 +105,7 @@ cdef int scan(Scanner* scanner, const uint8_t* data, size_t size, size_t longest
         elif byte <= 0xbf:                    # fixstr
             body = byte & 0x1f
         elif byte == 0xc1:
-            raise UnpackError("byte 0xc1 is no MessagePack value")
+            raise UnpackError("byte 0xc1 is not a MessagePack value")
         elif byte <= 0xc3:                    # nil, false, true
             pass
         elif byte == 0xc4 or byte == 0xd9 or byte == 0xc7:    # bin 8, str 8, ext 8
@@ -227,7 +227,7 @@ cdef bint read_integer(Reader* reader, int64_t* value) noexcept:
         else:
             large = big64(at + 1)
             memcpy(&number, &large, 8)
-        # 2**53: beyond it a double no longer tells one whole number from the next.
+        # 2**53: beyond it, a double cannot represent every integer.
         if not (-9007199254740992.0 <= number <= 9007199254740992.0):
             return False
         if <double><int64_t>number != number:
@@ -491,7 +491,7 @@ cdef inline int write_head(
         put32(at + 1, <uint32_t>size)
         out.end += 5
     else:
-        raise PackError("a text, bytes, list or dict is longer than MessagePack can say")
+        raise PackError("a string, bytes, list or dict is longer than MessagePack allows")
     return 0
 
 
@@ -523,7 +523,9 @@ cdef int write_str(Buffer* out, object text) except -1:
     try:
         escaped = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise PackError(f"a text holds a character that is no Unicode text: {error.reason}") from None
+        raise PackError(
+            f"a string contains a character that is not valid Unicode: {error.reason}"
+        ) from None
     return write_text(out, PyBytes_AS_STRING(escaped), <size_t>PyBytes_GET_SIZE(escaped))
 
 
@@ -655,7 +657,7 @@ cdef int write_subtype(Buffer* out, object value, int depth) except -1:
     if isinstance(value, (bytes, bytearray, memoryview)):
         plain = bytes(value)
         return write_binary(out, PyBytes_AS_STRING(plain), <size_t>PyBytes_GET_SIZE(plain))
-    raise PackError(f"a value of type {type(value).__name__} has no form in MessagePack")
+    raise PackError(f"a value of type {type(value).__name__} cannot be packed as MessagePack")
 
 
 # --- for Python ------------------------------------------------------------------------------

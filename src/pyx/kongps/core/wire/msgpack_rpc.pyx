@@ -96,14 +96,14 @@ cdef class MsgPackRPC(Protocol):
         if kind == NOTIFICATION and length == 3:
             return False
         if kind != REQUEST or length != 4:
-            raise ProtocolError(f"a message of kind {kind} with {length} parts is no request")
+            raise ProtocolError(f"a message of kind {kind} with {length} parts is not a request")
         if not read_integer(reader, &call.sequence) or call.sequence < 0:
             raise ProtocolError("a request's number must be a whole number, 0 or more")
         rest = reader.at
         call.method = call.value = None
         call.phase = NO_PHASE
         if not read_text(reader, &method, &size) or size > LONGEST_METHOD:
-            raise ProtocolError("a request's method must be a short text")
+            raise ProtocolError("a request's method must be a short string")
         is_event = same(method, size, b"plugin.HandleEvent", 18)
         is_step = size >= STEP_PREFIX and memcmp(method, b"plugin.Step", STEP_PREFIX) == 0
         if not read_array(reader, &arguments) or arguments > 1 or (

@@ -35,5 +35,5 @@ cdef int phase_bit(object name) except -1:
         return 1 << PHASE_NAMES.index(name)
     except ValueError:
         raise ValueError(
-            f"{name!r} is no phase; the phases are {', '.join(PHASE_NAMES)}"
+            f"{name!r} is not a phase; the phases are {', '.join(PHASE_NAMES)}"
         ) from None

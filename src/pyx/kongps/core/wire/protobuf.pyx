@@ -471,7 +471,7 @@ cdef int write_text(Buffer* out, int number, object text) except -1:
             escaped = text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
             raise PackError(
-                f"a text holds a character that is no Unicode text: {error.reason}"
+                f"a string contains a character that is not valid Unicode: {error.reason}"
             ) from None
     elif isinstance(text, (bytes, bytearray, memoryview)):
         escaped = bytes(text)
@@ -592,9 +592,9 @@ cdef int encode_value(Buffer* out, object value, int depth) except -1:
         write_tag(out, BOOL_VALUE, VARINT)
         return write_varint(out, 1)
     if value is False:
-        raise PackError("false cannot be carried: Kong would read it as nil")
+        raise PackError("false cannot be sent over ProtoBuf:1: Kong would read it as nil")
     if value is None:
-        raise PackError("None cannot be carried: Kong would read it as a text")
+        raise PackError("None cannot be sent over ProtoBuf:1: Kong would read it as a string")
     if isinstance(value, (int, float)):
         try:
             return write_double(out, NUMBER_VALUE, <double>value)
@@ -608,7 +608,7 @@ cdef int encode_value(Buffer* out, object value, int depth) except -1:
         start = begin_run(out, LIST_VALUE_FIELD)
         encode_list(out, value, depth + 1)
         return end_run(out, start)
-    raise PackError(f"a value of type {type(value).__name__} cannot be carried")
+    raise PackError(f"a value of type {type(value).__name__} cannot be sent over ProtoBuf:1")
 
 
 cdef int encode_struct(Buffer* out, object entries, int depth) except -1:

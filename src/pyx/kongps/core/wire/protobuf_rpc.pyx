@@ -83,7 +83,7 @@ cdef class Rpc:
 cdef Rpc rpc_of(Function function):
     """How `function` travels.
 
-    :raises PDKError: when ProtoBuf:1 has no place for it.
+    :raises PDKError: when ProtoBuf:1 does not have it.
     """
     cdef Rpc rpc
     if function.protobuf_rpc is not None:
@@ -92,7 +92,7 @@ cdef Rpc rpc_of(Function function):
     sent = adapted.function or function.name
     if sent not in RPCS:
         raise PDKError(
-            function.name, "ProtoBuf:1 has no place for this function; MsgPack:1 can call it"
+            function.name, "ProtoBuf:1 does not have this function; MsgPack:1 can call it"
         )
     rpc = Rpc()
     rpc.function = function
@@ -120,7 +120,7 @@ cdef Rpc rpc_of(Function function):
 
 cdef object too_long(uint32_t length):
     return ProtocolError(
-        f"a frame of {length} bytes is larger than any that is taken (--max-message)"
+        f"a frame of {length} bytes is larger than --max-message allows"
     )
 
 
@@ -196,7 +196,7 @@ cdef class ProtobufRPC(Protocol):
         buffer_consume(&self.inbox, self.taken)
         self.taken = 0
         if self.state == OUT_OF_STEP:
-            raise ProtocolError("a frame came before the call that it would answer was asked")
+            raise ProtocolError("a frame came before the call that it would answer was made")
         while buffer_size(&self.inbox) >= 4 and self.state != CLOSING:
             if self.ignored:
                 if not self.ignore_answer():
@@ -249,7 +249,7 @@ cdef class ProtobufRPC(Protocol):
         cdef uint64_t tag, number
         cdef bint is_event = False
         if self.state != READY:
-            raise ProtocolError("a frame came that answers nothing while an event is under way")
+            raise ProtocolError("a frame came that answers no call, while an event is under way")
         span.at = data
         span.end = data + size
         call.sequence = call.target = 0
@@ -304,7 +304,7 @@ cdef class ProtobufRPC(Protocol):
                 call.value = argument(fields[name])
                 self.move(COMMAND_CAME)
                 return True
-        raise ProtocolError("a call came with no command that is known")
+        raise ProtocolError("a call came without a known command")
 
     cdef bint read_answer(self, Call call, const uint8_t* data, size_t size) except -1:
         """Reads the answer to the oldest call; False when nobody waits for it."""
@@ -339,7 +339,7 @@ cdef class ProtobufRPC(Protocol):
             call.value = str(error)
         except (TypeError, ValueError, AttributeError):
             raise ProtocolError(
-                f"the answer to {rpc.function.name} is not what this function gives"
+                f"the answer to {rpc.function.name} is not what this function returns"
             ) from None
         return 0
 
@@ -355,7 +355,7 @@ cdef class ProtobufRPC(Protocol):
             if rpc.before is not None and not (rpc.only_for_false and args[-1] is not False):
                 sent = rpc.before(args)
             if len(sent) > rpc.most_args:
-                raise PackError(f"ProtoBuf:1 has no place for its argument {rpc.most_args + 1}")
+                raise PackError(f"ProtoBuf:1 does not have its argument {rpc.most_args + 1}")
             buffer_append(
                 &self.outbox, PyBytes_AS_STRING(rpc.head), <size_t>PyBytes_GET_SIZE(rpc.head)
             )
@@ -366,7 +366,7 @@ cdef class ProtobufRPC(Protocol):
         except BaseException as error:
             self.outbox.end = self.outbox.begin + written
             if isinstance(error, PackError):
-                raise PackError(f"{function.name}: {error}; MsgPack:1 can carry it") from None
+                raise PackError(f"{function.name}: {error}; use MsgPack:1 for it") from None
             raise
         end_frame(&self.outbox, start)
         if function.terminal:

@@ -1,4 +1,4 @@
-"""What a session, dispatch and a protocol know of each other: bytes in, calls out; answers in, bytes out.
+"""The interface of a protocol: bytes in, calls out; replies in, bytes out.
 
 A protocol does no I/O and knows no plugins. Each is one file: ``msgpack_rpc``, ``protobuf_rpc``.
 """

@@ -146,8 +146,7 @@ RPCS = {
 
 # --- where a function on the wire differs from what a plugin sees --------------------------------
 
-# Headers and query arguments that Kong gives when it is not told how many; ProtoBuf:1 wants a
-# number.
+# How many headers and query arguments Kong returns without a limit; ProtoBuf:1 needs a number.
 DEFAULT_LIMIT = 100
 
 JSON_TYPE = "application/json; charset=utf-8"
@@ -210,7 +209,7 @@ def _body(value: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _captures(value: Any, args: tuple[Any, ...]) -> Any:
-    """Numbered from 1: ProtoBuf:1 has no place for capture 0, the whole match."""
+    """Numbered from 1: ProtoBuf:1 does not have capture 0, the whole match."""
     return {
         "unnamed": dict(enumerate(map(_text, value.get("unnamed", ())), 1)),
         "named": {name: _text(item) for name, item in value.get("named", {}).items()},
@@ -222,7 +221,7 @@ def _text(raw: bytes) -> str:
 
 
 def _lua_text(value: Any) -> Any:
-    """False and None as Kong would print them; they cannot be carried."""
+    """False and None as Kong would print them: they cannot be sent."""
     if value is None or value is False:
         return "nil" if value is None else "false"
     if isinstance(value, (list, tuple)):

@@ -109,7 +109,7 @@ cdef class ConnectionBroker:
             self.place(one, b"")
 
     def close(self, WorkerChannel channel not None):
-        """Gives a worker no connections any more; those that it has stay."""
+        """Stops giving connections to a worker; it keeps those that it has."""
         if channel in self.channels:
             self.channels.remove(channel)
 

@@ -150,7 +150,7 @@ cdef class Relay(Stream):
             read_array(&reader, &length) and length == 4 and read_integer(&reader, &kind)
             and kind == ANSWER and read_integer(&reader, &number) and number in self.waiting
         ):
-            raise UnpackError("a worker was answered what it did not ask")
+            raise UnpackError("a worker got a reply that it had not asked for")
         relayed = <Relayed>self.waiting.pop(number)
         if relayed.origin is None:
             error = read_value(&reader)

@@ -254,7 +254,7 @@ cdef class WorkerConnection(Connection):
             left.protocol == SPEAKS_PROTOBUF and (<ProtobufRPC>protocol).ignored == ALL_IGNORED
             and not protocol.closed_by_kong()
         ):
-            protocol.close()  # nobody can tell which frames are answers
+            protocol.close()  # it is not known which frames are answers
         return 0
 
     cdef bint has_input(self) except -1:
