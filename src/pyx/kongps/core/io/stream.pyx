@@ -101,7 +101,7 @@ cdef class Stream(Watched):
         return self.lost()
 
     cdef int descriptor_lost(self) except -1:
-        if self.shared or self.urgent:  # the peer would not notice, or is another worker
+        if self.shared or self.urgent:  # the peer would not notice, or is of this server
             return self.loop.fail("a connection")
         report(WARNING, "plugin code has closed a file descriptor of the server: a connection is "
                "lost; a plugin must close only what it has opened")

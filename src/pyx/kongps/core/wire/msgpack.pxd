@@ -1,4 +1,4 @@
-"""MessagePack over C buffers: a scanner that finds and checks messages, a reader, a writer.
+"""MessagePack over C buffers: a scanner that finds and checks messages, and a reader.
 
 Scanning comes first and is the only place that looks at bounds: it walks the bytes of a message
 once, as they arrive, and holds every limit. The reader trusts a message that was scanned
@@ -7,12 +7,9 @@ whole and checks nothing again.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from kongps.core.io.buffer cimport Buffer
+from kongps.core.wire.msgpack_writer cimport MAX_NESTING
 
 cdef enum:
-    # Deepest nesting of arrays and maps, in both directions. Kong nests a PDK call four deep;
-    # the rest is for JSON bodies. It bounds the C stack that reading and writing use.
-    MAX_NESTING = 128
     # Most entries of one array or map, and most values of one message. An empty value takes one
     # byte on the wire and up to 64 in memory, so this bounds what a message can cost.
     MAX_COLLECTION = 1048576
@@ -36,14 +33,3 @@ cdef bint read_integer(Reader* reader, int64_t* value) noexcept
 cdef bint read_text(Reader* reader, const char** text, size_t* size) noexcept
 cdef bint read_array(Reader* reader, uint32_t* length) noexcept
 cdef bint read_map(Reader* reader, uint32_t* length) noexcept
-
-cdef int write_value(Buffer* out, object value, int depth) except -1
-cdef int write_unsigned(Buffer* out, uint64_t value) except -1
-cdef int write_array(Buffer* out, size_t length) except -1
-cdef int write_map(Buffer* out, size_t length) except -1
-cdef int write_text(Buffer* out, const char* text, size_t size) except -1
-
-
-cdef class Ext:
-    cdef readonly int code
-    cdef readonly bytes data

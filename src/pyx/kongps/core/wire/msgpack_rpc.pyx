@@ -23,8 +23,9 @@ from kongps.core.io.buffer cimport (
 from kongps.core.wire.function cimport Function
 from kongps.core.wire.msgpack cimport (
     Reader, read_array, read_integer, read_map, read_text, read_value, scan, scanner_reset,
-    skip_value, write_array, write_text, write_unsigned, write_value,
+    skip_value,
 )
+from kongps.core.wire.msgpack_writer cimport write_array, write_text, write_unsigned, write_value
 from kongps.core.wire.phases cimport NO_PHASE, phase_number
 from kongps.core.wire.protocol cimport (
     COMMAND, HANDLE_EVENT, INVALID, STEP, STEP_ERROR, Call, Protocol,

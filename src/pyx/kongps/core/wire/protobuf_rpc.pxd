@@ -21,7 +21,8 @@ The states of a connection, and the moves between them:
 from libc.stdint cimport int64_t, uint8_t
 
 from kongps.core.wire.function cimport Function
-from kongps.core.wire.protobuf cimport MessageType, Span
+from kongps.core.wire.protobuf cimport Span
+from kongps.core.wire.protobuf_types cimport MessageType
 from kongps.core.wire.protocol cimport Call, Protocol
 
 

@@ -23,10 +23,9 @@ from kongps.core.io.buffer cimport (
 )
 from kongps.core.wire.function cimport Function
 from kongps.core.wire.phases cimport NO_PHASE, phase_number
-from kongps.core.wire.protobuf cimport (
-    EMPTY, LIST_VALUE, PLAIN_MESSAGE, STRUCT, Span, decode, decode_only, encode, encode_args,
-    message_type, read_run, read_varint, skip_field, write_varint,
-)
+from kongps.core.wire.protobuf cimport Span, decode, decode_only, read_run, read_varint, skip_field
+from kongps.core.wire.protobuf_types cimport EMPTY, LIST_VALUE, PLAIN_MESSAGE, STRUCT, message_type
+from kongps.core.wire.protobuf_writer cimport encode, encode_args, write_varint
 from kongps.core.wire.protocol cimport (
     COMMAND, HANDLE_EVENT, STEP, STEP_ERROR, Call, Protocol, unread,
 )

@@ -19,8 +19,9 @@ from kongps.core.io.loop cimport Loop
 from kongps.core.io.stream cimport Stream
 from kongps.core.session cimport Session
 from kongps.core.wire.msgpack cimport (
-    Reader, Scanner, read_array, read_integer, read_value, scan, scanner_reset, write_unsigned,
+    Reader, Scanner, read_array, read_integer, read_value, scan, scanner_reset,
 )
+from kongps.core.wire.msgpack_writer cimport write_unsigned
 from kongps.core.wire.msgpack_rpc cimport MsgPackRPC
 from kongps.core.wire.protocol cimport COMMAND, Call, Protocol, send_answer
 
