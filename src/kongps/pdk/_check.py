@@ -24,6 +24,8 @@ def check_range(function: str, argument: str, value: Any, low: int, high: int) -
 
     :raises ValueError: naming the function and the argument.
     """
+    if type(value) is int and low <= value <= high:
+        return  # nearly always
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     if not low <= value <= high or value != int(value):

@@ -13,20 +13,27 @@ a container may be for 100 ms at a time.
 import contextlib
 import signal
 import sys
+import threading
 from gc import callbacks as gc_callbacks  # before a plugin may replace it
 from logging import ERROR
 from threading import Thread  # before a plugin may replace it
 
+from cpython.object cimport PyObject
 from cpython.pythread cimport (
     NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
-    PyThread_release_lock, PyThread_type_lock,
+    PyThread_release_lock,
 )
 from libc.stdint cimport uint64_t
-from libc.stdio cimport FILE, fclose, fopen, fscanf, snprintf
-from libc.string cimport strlen
+from libc.stdio cimport snprintf
+from libc.string cimport strlen, strrchr
+from posix.fcntl cimport O_RDONLY
+from posix.fcntl cimport open as open_fd
 from posix.time cimport clock_gettime, nanosleep, timespec
 from posix.types cimport clockid_t
-from posix.unistd cimport _exit, write
+from posix.unistd cimport _exit
+from posix.unistd cimport close as close_fd
+from posix.unistd cimport read as read_fd
+from posix.unistd cimport write as write_fd
 
 from kongps.core.dispatch.event cimport Event
 from kongps.core.io.clock cimport monotonic
@@ -34,8 +41,18 @@ from kongps.core.io.clock cimport monotonic
 from kongps.core.report import place_of, report
 from kongps.errors import HandlerTimeout
 
+cdef extern from "Python.h":
+    int PyThreadState_SetAsyncExc(unsigned long thread, PyObject* kind)
+
+cdef extern from "<fcntl.h>" nogil:
+    int O_CLOEXEC
+
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_native_id()
+    int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr)
+
+cdef extern from *:
+    void full_barrier "__sync_synchronize" () noexcept nogil
 
 cdef enum:
     # How Linux numbers the clocks of threads: eight to each, by the inverted id of the thread; this
@@ -46,15 +63,12 @@ cdef enum:
 # process which gets one lives on.
 INTERRUPT = signal.SIGURG
 
-# Seconds without plugin code after which the watchdog looks less often, until there is some.
-cdef double QUIET = 1.0
+# Seconds without plugin code after which the watchdog looks only that often, until there is some.
+QUIET = 1.0
 
 # Seconds between attempts to interrupt a handler, and after the first until the process ends.
-cdef double AGAIN = 1.0
-cdef double GRACE = 5.0
-
-# Seconds between two looks, at most.
-cdef double LONGEST_PAUSE = 0.1
+AGAIN = 1.0
+GRACE = 5.0
 
 cdef const char* LAST_WORDS = (
     b"kongps: a handler holds the process for longer than --handler-timeout and cannot be "
@@ -71,15 +85,31 @@ cdef const char* LAST_WORDS_OF_LOOP = (
 cdef class Visits:
     """When plugin code has the loop's thread."""
 
+    def __init__(self):
+        self.rouse = PyThread_allocate_lock()
+        if self.rouse == NULL:
+            raise MemoryError
+        PyThread_acquire_lock(self.rouse, NOWAIT_LOCK)
+
+    def __dealloc__(self):
+        if self.rouse != NULL:
+            PyThread_free_lock(self.rouse)
+
     cdef int enter(self) noexcept:
         """Plugin code gets the thread."""
         self.number += 1
+        if self.dozing:
+            self.dozing = False
+            PyThread_release_lock(self.rouse)
         return 0
 
     cdef int leave(self, Event event) except -1:
         """Plugin code, the handler of `event` or the hook, gives the thread back."""
         cdef bint suspected = self.suspect == self.number
         self.number += 1  # before anything that may raise
+        if self.interrupted:
+            self.interrupted = False
+            PyThreadState_SetAsyncExc(self.thread, NULL)  # it has not come in time
         if suspected and self.caught is not None:
             self.suspect = 0
             try:
@@ -94,8 +124,8 @@ cdef class Watchdog:
 
     Code that holds the thread for longer than ``threshold`` is reported, once each visit; time in
     which it could not run does not count. After ``timeout`` it is interrupted by
-    a :class:`HandlerTimeout`; if that does not help, as in C code that never returns or where the
-    loop does not run on the main thread, the process ends, to be started again.
+    a :class:`HandlerTimeout`; if that does not help, as in C code that never returns, the process
+    ends, so that whoever started it starts it again.
 
     :param visits: what to watch.
     :param threshold: seconds.
@@ -157,6 +187,9 @@ cdef class Watchdog:
         with contextlib.suppress(ValueError):  # a plugin may have emptied the list
             gc_callbacks.remove(self._collects)
         self.visits.collector = 0
+        if self.visits.dozing:
+            self.visits.dozing = False
+            PyThread_release_lock(self.visits.rouse)
 
     def interrupted(self):
         """From the handler of the signal ``INTERRUPT``, on the loop's thread.
@@ -185,9 +218,7 @@ cdef class Watchdog:
             try:
                 if self.visits.number == visit:
                     if self.asked_to_interrupt:
-                        # Its handler raises an exception in the code that holds the thread.
-                        self.late = visit
-                        signal.pthread_kill(self.visits.thread, INTERRUPT)
+                        self.interrupt(visit)
                     else:
                         self.report_blocked()
             except BaseException as error:
@@ -202,18 +233,18 @@ cdef class Watchdog:
         cdef double held, before
         cdef double now = monotonic()
         cdef double beaten = now
-        cdef double busy = min(max(self.threshold / 4, 0.001), LONGEST_PAUSE)
-        cdef double quiet = min(4 * busy, LONGEST_PAUSE)
+        cdef double interval = min(max(self.threshold / 4, 0.001), 0.1)
         pause.tv_sec = 0
+        pause.tv_nsec = <long>(interval * 1e9)
         self.since = now
         while not self.stopping:
             before = now
-            pause.tv_nsec = <long>(
-                1e9 * (quiet if self.visit & 1 == 0 and now - self.since > QUIET else busy)
-            )
-            nanosleep(&pause, NULL)
+            if self.visit & 1 == 0 and now - self.since > QUIET_SECONDS:
+                self.doze()
+            else:
+                nanosleep(&pause, NULL)
             now = monotonic()
-            if now - before > 2 * QUIET:  # the whole process was stopped meanwhile
+            if now - before > 2 * QUIET_SECONDS:  # the whole process was stopped meanwhile
                 self.since += now - before
                 beaten += now - before
                 before = now
@@ -221,7 +252,7 @@ cdef class Watchdog:
             if visit != self.visit or self.beats != beats:
                 beaten = now
                 beats = self.beats
-            elif beats and now - beaten > self.timeout + GRACE:
+            elif beats and now - beaten > self.timeout + GRACE_SECONDS:
                 self.end_process(LAST_WORDS_OF_LOOP if visit & 1 == 0 else LAST_WORDS)
             if visit != self.visit:
                 self.visit = visit
@@ -234,9 +265,9 @@ cdef class Watchdog:
                 if not self.reported:
                     self.excused += self.excuse(now - before)
                 held = now - self.since
-                if held > self.timeout + GRACE:
+                if held > self.timeout + GRACE_SECONDS:
                     self.end_process(LAST_WORDS)
-                if held > self.timeout and now - self.interrupted_at > AGAIN:
+                if held > self.timeout and now - self.interrupted_at > AGAIN_SECONDS:
                     self.interrupted_at = now
                     self.request(True)
                 elif held > self.threshold + self.excused and not self.reported:
@@ -277,8 +308,17 @@ cdef class Watchdog:
         return 0
 
     cdef int end_process(self, const char* words) noexcept nogil:
-        write(2, words, strlen(words))
+        write_fd(2, words, strlen(words))
         _exit(1)
+
+    cdef int doze(self) noexcept nogil:
+        """Sleeps until there is plugin code to watch, or for a while."""
+        self.visits.dozing = True
+        full_barrier()
+        if self.visits.number == self.visit:
+            PyThread_acquire_lock_timed(self.visits.rouse, <long long>(QUIET_SECONDS * 1e6), 0)
+        self.visits.dozing = False
+        return 0
 
     cdef int report_blocked(self) except -1:
         cdef Event event = self.visits.event
@@ -295,6 +335,15 @@ cdef class Watchdog:
     cdef double held(self) noexcept:
         return monotonic() - self.since - self.excused
 
+    cdef int interrupt(self, uint64_t visit) except -1:
+        """Raises an exception in the code that holds the loop's thread."""
+        self.late = visit
+        if self.visits.thread == threading.main_thread().ident:
+            signal.pthread_kill(self.visits.thread, INTERRUPT)
+        else:
+            self.visits.interrupted = True
+            PyThreadState_SetAsyncExc(self.visits.thread, <PyObject*>HandlerTimeout)
+        return 0
 
 
 cdef bint is_runnable(long thread) noexcept nogil:
@@ -303,12 +352,23 @@ cdef bint is_runnable(long thread) noexcept nogil:
     What the kernel says: the letter behind the thread's name, which stands in parentheses.
     """
     cdef char path[64]
-    cdef char state = 0
-    cdef FILE* file
+    cdef char text[128]
+    cdef char* name_end
+    cdef ssize_t size
+    cdef int fd
     snprintf(path, sizeof(path), "/proc/self/task/%ld/stat", thread)
-    file = fopen(path, "re")
-    if file == NULL:
+    fd = open_fd(path, O_RDONLY | O_CLOEXEC)
+    if fd < 0:
         return False
-    fscanf(file, "%*d (%*[^)]) %c", &state)
-    fclose(file)
-    return state == c"R"
+    size = read_fd(fd, text, sizeof(text) - 1)
+    close_fd(fd)
+    if size <= 0:
+        return False
+    text[size] = 0
+    name_end = strrchr(text, c")")
+    return name_end != NULL and name_end[1] == c" " and name_end[2] == c"R"
+
+
+cdef double QUIET_SECONDS = QUIET
+cdef double AGAIN_SECONDS = AGAIN
+cdef double GRACE_SECONDS = GRACE
