@@ -7,7 +7,7 @@ from kongps.core.dispatch.event cimport Event
 
 
 cdef class Visits:
-    """When plugin code has the loop's thread. The watchdog reads it without Python's lock."""
+    """When plugin code has the loop's thread. The watchdog reads it without the GIL."""
     cdef uint64_t number          # odd while plugin code has the thread
     cdef unsigned long thread     # the loop's
     cdef Event event              # whose handler has the thread,
