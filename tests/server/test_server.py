@@ -76,8 +76,8 @@ def test_the_socket_of_a_live_server_is_refused(plugins: Path, short_path: Path)
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: path.write_text("a file"), b"is no socket"),
-        (lambda path: path.mkdir(), b"is no socket"),
+        (lambda path: path.write_text("a file"), b"is not a socket"),
+        (lambda path: path.mkdir(), b"is not a socket"),
     ],
 )
 def test_what_is_no_socket_is_left_alone(
