@@ -112,11 +112,9 @@ class ServingCore:
         self.loop.check()
 
     def _give_back_memory(self) -> None:
-        began = time.monotonic()
-        if began >= self._give_back_at:
-            give_back_memory()
-            ended = time.monotonic()
-            self._give_back_at = ended + (ended - began) / MEMORY_SHARE
+        now = time.monotonic()
+        if now >= self._give_back_at:
+            self._give_back_at = now + give_back_memory() / MEMORY_SHARE
 
     def _forked(self) -> None:
         """In a child process that a handler has forked."""
