@@ -29,7 +29,7 @@ def test_the_page_on_architecture_names_every_module() -> None:
         for path in [*core.rglob("*.py"), *core.rglob("*.pyx"), *rest.rglob("*.py")]
         if rest / "core" not in path.parents
         # The folders of the core have no code in their `__init__.py`.
-        and not (path.name == "__init__.py" and core in path.parents[1:])
+        and not (path.name == "__init__.py" and core in path.parent.parents)
     }
     # Declarations without a module of the same name: code that is inlined, and C libraries.
     modules |= {path for path in core.rglob("*.pxd") if not path.with_suffix(".pyx").exists()}
